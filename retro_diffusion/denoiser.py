@@ -126,7 +126,7 @@ class Denoiser(nn.Module):
         fraction = None
         if self.learned_variance:
             output, fraction = output.tensor_split(2, dim=1)
-        if output.shape != x_t.shape:
+        if output.shape != x_t.shape or (fraction is not None and fraction.shape != x_t.shape):
             raise ValueError(
                 f"the network predicts shape {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)} "
                 f"(learned_variance={self.learned_variance}: "

@@ -57,6 +57,11 @@ def huber(delta: float = 1.0) -> Norm:
     -------
     Norm
         Maps residuals to errors of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If ``delta`` is not positive.
     """
     if not delta > 0:
         raise ValueError(f"delta must be positive, not {delta}")

@@ -11,6 +11,7 @@ flattened ``D`` numbers.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ class Gaussian:
     def __init__(self, schedule: NoiseSchedule, mean: Tensor, covariance: Tensor) -> None:
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise ValueError(
-                f"mean must have shape (D,) and covariance (D, D), not {tuple(mean.shape)} and {tuple(covariance.shape)}"
+                "mean must have shape (D,) and covariance (D, D), "
+                f"not {tuple(mean.shape)} and {tuple(covariance.shape)}"
             )
         self.schedule = schedule
         self.mean = mean.double()
@@ -132,11 +134,20 @@ class Gaussian:
         -------
         float
             Nats, summed over dimensions, >= 0.
+
+        Raises
+        ------
+        ValueError
+            If the grid has fewer than two steps or does not end at ``sigma = 0``.
         """
         times = check_grid(self.schedule, times)
+        if len(times) < 3 or self.schedule.sigma(times[-1]) > 0:
+            raise ValueError(
+                "the bound needs at least two steps and a grid that ends where sigma = 0"
+            )
         nothing = Prediction(self.mean, self.mean)
         gap, lower = 0.0, torch.tensor(0.0, dtype=torch.float64)
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in pairwise(times):
             step = reverse_step(self.schedule, t, s)
             true = self.reverse_variances(t, s)
             # The last step's lower bound is 0; as in the bound itself, the step before lends its own.
@@ -153,6 +164,7 @@ class Gaussian:
         """``x_t - alpha_t mean`` in the eigenvectors' coordinates; (N, D) float64."""
         if x_t.ndim != 2 or x_t.shape[1] != len(self.mean):
             raise ValueError(f"x_t must have shape (N, {len(self.mean)}), not {tuple(x_t.shape)}")
+        self.schedule.check_times(t, batch=len(x_t))
         return (x_t.double() - self.schedule.alpha(t)[..., None] * self.mean) @ self.axes
 
 
@@ -194,6 +206,8 @@ class GaussianMixture:
         k = len(means)
         weights = torch.ones(k) if weights is None else weights
         stds = torch.as_tensor(stds, dtype=torch.float64)
+        if means.ndim < 2:
+            raise ValueError(f"means must have shape (K, *D), not {tuple(means.shape)}")
         if stds.shape not in ((), (k,), means.shape):
             raise ValueError(
                 f"stds must have shape (), ({k},) or {tuple(means.shape)}, not {tuple(stds.shape)}"
@@ -234,20 +248,17 @@ class GaussianMixture:
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         """Exact ``E[x_0 | x_t]`` (within class ``cond``) and its eps; tensors of shape (N, *D).
 
-        ``E[x_0 | x_t] = sum_k r_k (mean_k + alpha_t std_k^2 / v_k (x_t - alpha_t mean_k))``.
+        ``E[x_0 | x_t] = sum_k r_k (mean_k + alpha_t std_k^2 / v_k (x_t - alpha_t mean_k))`` and
+        ``E[eps | x_t] = sum_k r_k sigma_t / v_k (x_t - alpha_t mean_k)``.
         """
+        x = x_t.double().flatten(1)
         r = self.responsibilities(x_t, t, cond)
         alpha, v = self._scales(t)
-        shrink = alpha[..., None] * self.stds**2 / v  # ([N,] K, 1 or D)
-        of_x = (r[..., None] * shrink).sum(1)  # (N, 1 or D)
-        if self.stds.shape[1] == 1:
-            of_means = (r * (1 - alpha * shrink[..., 0])) @ self.means
-        else:
-            of_means = (r[..., None] * (1 - alpha[..., None] * shrink) * self.means).sum(1)
-        x0 = of_means + of_x * x_t.double().flatten(1)
-        x0 = x0.unflatten(1, self.shape)
-        prediction = parameterizations.from_x0(self.schedule, x_t.double(), x0, t)
-        return Prediction(prediction.x0.to(x_t), prediction.eps.to(x_t))
+        alpha, sigma = alpha[..., None], self.schedule.sigma(t)[..., None, None]
+        shrink, pull = alpha * self.stds**2 / v, sigma / v  # ([N,] K, 1 or D)
+        x0 = self._average(r, shrink, 1 - alpha * shrink, x).unflatten(1, self.shape)
+        eps = self._average(r, pull, -alpha * pull, x).unflatten(1, self.shape)
+        return Prediction(x0.to(x_t), eps.to(x_t))
 
     def score(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Exact gradient of `log_prob`; shape (N, *D)."""
@@ -256,6 +267,13 @@ class GaussianMixture:
     def class_log_prob(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Exact classifier ``log p(cond | x_t)`` at noise level ``t``; (N, *D), (N,) to (N,)."""
         return self._log_joint(x_t, t, cond).logsumexp(1) - self._log_joint(x_t, t).logsumexp(1)
+
+    def _average(self, r: Tensor, of_x: Tensor, of_mean: Tensor, x: Tensor) -> Tensor:
+        """``sum_k r_k (of_x_k x + of_mean_k mean_k)``, coefficients as `_scales` shapes v_k; (N, D)."""
+        x = (r[..., None] * of_x).sum(1) * x
+        if self.stds.shape[1] == 1:
+            return x + (r * of_mean[..., 0]) @ self.means
+        return x + (r[..., None] * of_mean * self.means).sum(1)
 
     def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha_t`` of shape (1,) or (N, 1), and ``v_k`` of shape ([N,] K, 1 or D)."""
@@ -281,6 +299,7 @@ class GaussianMixture:
             raise ValueError(
                 f"x_t must have shape (N, {', '.join(map(str, self.shape))}), not {tuple(x_t.shape)}"
             )
+        self.schedule.check_times(t, batch=len(x_t))
         x = x_t.double().flatten(1)
         alpha, v = self._scales(t)
         if self.stds.shape[1] == 1:

@@ -2,8 +2,9 @@
 
 The forward process has a Gaussian posterior ``q(x_s | x_t, x0)``. A model that predicts ``x0`` has
 a reverse kernel with the same mean and a variance of its own choice, between two bounds that Sohl-
-Dickstein et al. 2015 (arXiv:1503.03585, section 2.6) found: right if the data were one point, and
-(on a variance-preserving path) right if they were N(0, I). Ancestral sampling and the variational bound both live on this step.
+Dickstein et al. 2015 (arXiv:1503.03585, section 2.6) found: right if the data were one point, and, on
+a variance-preserving path, right if they were N(0, I). Ancestral sampling and the variational bound
+both live on this step.
 """
 
 from __future__ import annotations

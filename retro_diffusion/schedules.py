@@ -48,7 +48,7 @@ class NoiseSchedule(ABC):
         return torch.func.jvp(self.sigma, (t,), (torch.ones_like(t),))[1]
 
     def logsnr(self, t: Tensor) -> Tensor:
-        """Log signal-to-noise ratio ``log(alpha^2 / sigma^2)``; falls from data to noise."""
+        """Log signal-to-noise ratio ``log(alpha^2 / sigma^2)``, falling with ``t``; shape of ``t``."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class NoiseSchedule(ABC):
     def drift(self, t: Tensor) -> Tensor:
         """Factor ``f`` of the forward SDE ``dx = f(t) x dt + g(t) dw``: ``f = alpha_dot / alpha``.
 
-        Song et al. 2021 (arXiv:2011.13456), equation 5, for a drift linear in x.
+        Song et al. 2021 (arXiv:2011.13456), equation 5, for a drift linear in x. The shape of ``t``.
         """
         return self.alpha_dot(t) / self.alpha(t)
 

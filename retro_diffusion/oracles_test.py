@@ -1,0 +1,353 @@
+"""Exact denoisers against scipy, autograd, quadrature and each other."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from retro_diffusion.oracles import Gaussian, GaussianMixture
+from retro_diffusion.parameterizations import velocity
+from retro_diffusion.samplers import ddim, last
+from retro_diffusion.schedules import (
+    CosineVP,
+    GeometricVE,
+    LinearVP,
+    RectifiedFlow,
+    SigmaSchedule,
+    linear,
+)
+from retro_diffusion.times import uniform
+
+torch.set_num_threads(1)
+
+PATHS = [linear(), LinearVP(), CosineVP(), GeometricVE(), SigmaSchedule(), RectifiedFlow()]
+LABELS = torch.tensor([0, 1, 1])
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def at(schedule, fraction):
+    return f64(fraction * schedule.t_max)[0]
+
+
+def mixture(schedule, stds=(0.3, 0.5, 0.1)):
+    means = f64([-1, 0.5], [1, 0], [0.4, -1.2])
+    return GaussianMixture(schedule, means, f64(*stds), f64(1, 2, 3), LABELS)
+
+
+def correlated(schedule):
+    return Gaussian(schedule, f64(0.5, -1), f64([1.0, 0.6], [0.6, 0.5]))
+
+
+def points(n=7, seed=0):
+    return 2 * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("make", [mixture, correlated])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_score_is_the_gradient_of_the_log_density(schedule, make, per_sample):
+    oracle, x = make(schedule), points().requires_grad_()
+    t = at(schedule, 0.3)
+    t = t * torch.linspace(0.5, 2, 7, dtype=torch.float64) if per_sample else t
+    (gradient,) = torch.autograd.grad(oracle.log_prob(x, t).sum(), x)
+    prediction = oracle(x.detach(), t)
+    sigma = schedule.sigma(t).reshape(-1, 1)
+    torch.testing.assert_close(-prediction.eps / sigma, gradient, rtol=1e-9, atol=1e-10)
+    if make is mixture:
+        torch.testing.assert_close(oracle.score(x.detach(), t), gradient, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("make", [mixture, correlated])
+def test_the_pair_explains_x_t(schedule, make):
+    t, x = at(schedule, 0.4), points()
+    x0, eps, _ = make(schedule)(x, t)
+    torch.testing.assert_close(schedule.alpha(t) * x0 + schedule.sigma(t) * eps, x)
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+def test_gaussian_marginals_are_scipys(schedule):
+    oracle, t, x = correlated(schedule), at(schedule, 0.6), points()
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    covariance = alpha**2 * oracle.covariance.numpy() + sigma**2 * torch.eye(2).numpy()
+    law = stats.multivariate_normal(alpha * oracle.mean.numpy(), covariance)
+    torch.testing.assert_close(oracle.log_prob(x, t), torch.tensor(law.logpdf(x.numpy())))
+
+
+def test_mixture_marginals_are_scipys():
+    oracle, t, x = mixture(linear()), f64(200.0)[0], points()
+    alpha, sigma = float(linear().alpha(t)), float(linear().sigma(t))
+    density = sum(
+        weight
+        * stats.multivariate_normal(alpha * m.numpy(), alpha**2 * s**2 + sigma**2).pdf(x.numpy())
+        for weight, m, s in zip((1 / 6, 2 / 6, 3 / 6), oracle.means, (0.3, 0.5, 0.1), strict=True)
+    )
+    torch.testing.assert_close(oracle.log_prob(x, t), torch.tensor(density).log())
+
+
+def test_one_round_component_is_a_gaussian():
+    one = GaussianMixture(linear(), f64([0.5, -1]), 0.7)
+    other = Gaussian(linear(), f64(0.5, -1), 0.49 * torch.eye(2))
+    x, t = points(), f64(*range(100, 800, 100))
+    torch.testing.assert_close(one.log_prob(x, t), other.log_prob(x, t))
+    for a, b in zip(one(x, t)[:2], other(x, t)[:2], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_one_component_with_two_widths_is_a_gaussian():
+    one = GaussianMixture(linear(), f64([0.5, -1]), f64([0.7, 0.2]))
+    other = Gaussian(linear(), f64(0.5, -1), torch.diag(f64(0.49, 0.04)))
+    x, t = points(), f64(*range(100, 800, 100))
+    torch.testing.assert_close(one.log_prob(x, t), other.log_prob(x, t))
+    for a, b in zip(one(x, t)[:2], other(x, t)[:2], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_equal_widths_along_all_axes_are_round_components():
+    stds = f64(0.3, 0.5, 0.1)
+    x, t, c = points(), f64(*range(100, 800, 100)), LABELS[[0, 1, 1, 0, 0, 1, 1]]
+    round_, wide = mixture(linear()), mixture(linear())
+    wide.stds = stds[:, None].expand(3, 2)
+    torch.testing.assert_close(wide.log_prob(x, t, c), round_.log_prob(x, t, c))
+    for a, b in zip(wide(x, t, c)[:2], round_(x, t, c)[:2], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+def test_the_denoiser_is_the_posterior_mean_by_quadrature(schedule):
+    # One dimension: integrate x0 and eps against p(x0) q(x_t | x0) on a fine grid.
+    oracle = GaussianMixture(schedule, f64([-1.0], [0.8]), f64(0.3, 0.2), f64(1.0, 2.0))
+    t = at(schedule, 0.3)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x0 = torch.linspace(-4, 4, 40_001, dtype=torch.float64)
+    prior = sum(
+        w * torch.tensor(stats.norm(m, s).pdf(x0.numpy()))
+        for w, m, s in ((1, -1, 0.3), (2, 0.8, 0.2))
+    )
+    for x_t in (-1.5, 0.1, 0.9):
+        weight = prior * torch.exp(-((x_t - alpha * x0) ** 2) / (2 * sigma**2))
+        mean = (weight * x0).sum() / weight.sum()
+        prediction = oracle(f64([x_t]), t)
+        assert float(prediction.x0) == pytest.approx(float(mean), abs=1e-9)
+        assert float(prediction.eps) == pytest.approx(float((x_t - alpha * mean) / sigma), abs=1e-8)
+
+
+def test_posterior_variance_by_quadrature():
+    oracle, t = Gaussian(linear(), f64(0.3), f64([0.64])), f64(300.0)[0]
+    alpha, sigma = linear().alpha(t), linear().sigma(t)
+    x0 = torch.linspace(-6, 6, 40_001, dtype=torch.float64)
+    weight = torch.exp(-((x0 - 0.3) ** 2) / (2 * 0.64) - (0.9 - alpha * x0) ** 2 / (2 * sigma**2))
+    mean = (weight * x0).sum() / weight.sum()
+    variance = (weight * (x0 - mean) ** 2).sum() / weight.sum()
+    torch.testing.assert_close(oracle.posterior_variances(t)[0], variance, rtol=1e-9, atol=0)
+
+
+def test_reverse_variance_is_bayes_rule_without_x0():
+    # x_s ~ N(., v_s) and x_t = a x_s + N(0, upper): Var[x_s | x_t] = v_s upper / v_t.
+    oracle = correlated(linear())
+    t, s = f64(700.0, 450.0)
+    a2 = (linear().alpha(t) / linear().alpha(s)) ** 2
+    v_s, v_t = oracle.marginal_variances(s), oracle.marginal_variances(t)
+    upper = linear().sigma(t) ** 2 - a2 * linear().sigma(s) ** 2
+    torch.testing.assert_close(oracle.reverse_variances(t, s), v_s * upper / v_t)
+
+
+# ---- Classes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+def test_conditional_score_is_unconditional_score_plus_classifier_gradient(schedule):
+    oracle, t = mixture(schedule), at(schedule, 0.3)
+    x, cond = points().requires_grad_(), LABELS[[0, 1, 2, 0, 1, 2, 0]]
+    (classifier,) = torch.autograd.grad(oracle.class_log_prob(x, t, cond).sum(), x)
+    x = x.detach()
+    guided = oracle.score(x, t) + classifier
+    torch.testing.assert_close(guided, oracle.score(x, t, cond), rtol=1e-10, atol=1e-10)
+
+
+def test_class_probabilities_sum_to_one_and_obey_bayes():
+    oracle, t, x = mixture(linear()), f64(150.0)[0], points()
+    joint = []
+    for c, prior in ((0, 1 / 6), (1, 5 / 6)):
+        cond = torch.full((len(x),), c)
+        joint.append(oracle.log_prob(x, t, cond) + math.log(prior))
+        bayes = joint[-1] - oracle.log_prob(x, t)
+        torch.testing.assert_close(oracle.class_log_prob(x, t, cond), bayes)
+    torch.testing.assert_close(torch.stack(joint).logsumexp(0), oracle.log_prob(x, t))
+
+
+def test_conditional_densities_are_normalised():
+    oracle = GaussianMixture(linear(), f64([-1.0], [1.0], [0.2]), 0.3, f64(1, 2, 3), LABELS)
+    x = torch.linspace(-8, 8, 20_001, dtype=torch.float64)[:, None]
+    for c in (None, 0, 1):
+        cond = None if c is None else torch.full((len(x),), c)
+        for t in (0.0, 400.0):
+            mass = oracle.log_prob(x, f64(t)[0], cond).exp().sum() * 16 / 20_000
+            assert float(mass) == pytest.approx(1, abs=1e-9)
+
+
+def test_a_class_of_one_component_is_that_gaussian():
+    oracle, x, t = mixture(linear()), points(), f64(300.0)[0]
+    alone = Gaussian(linear(), f64(-1, 0.5), 0.09 * torch.eye(2))
+    cond = torch.zeros(7, dtype=torch.long)
+    torch.testing.assert_close(oracle(x, t, cond).x0, alone(x, t).x0)
+    r = oracle.responsibilities(x, t, cond)
+    torch.testing.assert_close(r, f64(1, 0, 0).expand(7, 3))
+    assert oracle.responsibilities(x, t).sum(1).sub(1).abs().max() < 1e-12
+
+
+# ---- The flow ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+def test_the_flow_map_solves_the_probability_flow_ode(schedule):
+    oracle, x, h = correlated(schedule), points(), 1e-5 * schedule.t_max
+    t = at(schedule, 0.4371)
+    slope = (oracle.flow(x, t, t + h) - oracle.flow(x, t, t - h)) / (2 * h)
+    torch.testing.assert_close(slope, velocity(schedule, oracle(x, t), t), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", PATHS, ids=lambda s: type(s).__name__)
+def test_the_flow_is_a_semigroup_and_can_be_undone(schedule):
+    oracle, x = correlated(schedule), points()
+    t, s, r = (at(schedule, f) for f in (0.9, 0.5, 0.1))
+    direct, via = oracle.flow(x, t, r), oracle.flow(oracle.flow(x, t, s), s, r)
+    torch.testing.assert_close(via, direct)
+    torch.testing.assert_close(oracle.flow(direct, r, t), x)
+
+
+def test_the_flow_carries_one_marginal_to_the_other():
+    oracle, x = correlated(linear()), points()
+    t, s = f64(800.0, 100.0)
+    x_s = oracle.flow(x, t, s)
+    stretch = 0.5 * (oracle.marginal_variances(s) / oracle.marginal_variances(t)).log().sum()
+    torch.testing.assert_close(oracle.log_prob(x, t), oracle.log_prob(x_s, s) + stretch)
+
+
+@pytest.mark.parametrize("schedule", [linear(), RectifiedFlow()], ids=["linear", "flow"])
+def test_many_ddim_steps_follow_the_flow(schedule):
+    oracle, x = correlated(schedule), points()
+    t = f64(schedule.t_max)[0]
+    errors = []
+    for n in (250, 500):
+        end = last(ddim(oracle, x, uniform(schedule, n)))
+        errors.append(float((end - oracle.flow(x, t, f64(0.0)[0])).abs().max()))
+    assert errors[1] < 0.02
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.15)  # first order
+
+
+# ---- Limits and shapes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [mixture, correlated])
+def test_at_the_data_x0_is_x_t_and_eps_is_unknown(make):
+    x = points()
+    x0, eps, _ = make(linear())(x, f64(0.0)[0])
+    torch.testing.assert_close(x0, x)
+    assert (eps == 0).all()
+
+
+def test_a_finite_data_set_answers_with_its_nearest_point_at_low_noise():
+    data = f64([-1, 0], [1, 0], [0, 1])
+    oracle = GaussianMixture(SigmaSchedule(), data, 0.0)
+    x = data + 0.01 * points(3)
+    torch.testing.assert_close(oracle(x, f64(0.01)[0]).x0, data)
+    average = oracle(x, f64(80.0)[0]).x0
+    torch.testing.assert_close(average, data.mean(0).expand(3, 2), rtol=0, atol=1e-3)
+    assert torch.isin(oracle.sample(50), data).all()
+
+
+def test_a_narrow_mixture_tends_to_the_finite_data_set():
+    data, x, t = f64([-1, 0], [1, 0]), points(), f64(0.7)[0]
+    narrow = GaussianMixture(SigmaSchedule(), data, 1e-5)(x, t)
+    torch.testing.assert_close(narrow.x0, GaussianMixture(SigmaSchedule(), data, 0.0)(x, t).x0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_keep_shape_and_dtype(dtype):
+    means = torch.randn(3, 1, 4, 4)
+    oracle = GaussianMixture(linear(), means, 0.1, labels=LABELS)
+    flat = GaussianMixture(linear(), means.flatten(1), 0.1)
+    x, t = torch.randn(5, 1, 4, 4, dtype=dtype), f64(300.0)[0]
+    prediction = oracle(x, t)
+    assert prediction.x0.shape == prediction.eps.shape == oracle.score(x, t).shape == x.shape
+    assert prediction.x0.dtype == prediction.eps.dtype == dtype
+    torch.testing.assert_close(prediction.x0.flatten(1), flat(x.flatten(1), t).x0)
+    assert oracle.sample(6).shape == (6, 1, 4, 4)
+    assert oracle.log_prob(x, t).shape == (5,)
+
+
+@pytest.mark.parametrize("make", [mixture, correlated])
+def test_samples_have_the_law_s_moments(make):
+    n, oracle = 40_000, make(linear())
+    x = oracle.sample(n, torch.Generator().manual_seed(0))
+    if make is mixture:
+        weights = oracle.log_weights.exp()
+        mean = weights @ oracle.means
+        second = torch.einsum("k,ki,kj->ij", weights, oracle.means, oracle.means)
+        spread = (weights * f64(0.3, 0.5, 0.1) ** 2).sum() * torch.eye(2)
+        covariance = second + spread - torch.outer(mean, mean)
+    else:
+        mean, covariance = oracle.mean, oracle.covariance
+    torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=4 * 1.5 / n**0.5)
+    torch.testing.assert_close(x.T.cov(), covariance, rtol=0, atol=4 * 2 / n**0.5)
+
+
+# ---- Errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mean", "covariance"),
+    [
+        (torch.zeros(2), torch.eye(3)),
+        (torch.zeros(2, 1), torch.eye(2)),
+        (torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])),
+        (torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])),
+    ],
+)
+def test_a_covariance_is_square_symmetric_and_not_negative(mean, covariance):
+    with pytest.raises(ValueError, match="covariance"):
+        Gaussian(linear(), mean, covariance)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stds": -1.0},
+        {"stds": torch.ones(2)},
+        {"stds": torch.ones(3, 1)},
+        {"weights": torch.tensor([1.0, 0.0, 1.0])},
+        {"weights": torch.ones(2)},
+        {"labels": torch.tensor([0, 1])},
+        {"means": torch.zeros(3)},
+        {"stds": math.nan},
+    ],
+)
+def test_impossible_mixtures_are_refused(arguments):
+    with pytest.raises(ValueError):
+        GaussianMixture(linear(), **({"means": torch.zeros(3, 2), "stds": 1.0} | arguments))
+
+
+@pytest.mark.parametrize("make", [mixture, correlated])
+def test_questions_outside_the_law_or_the_schedule_are_refused(make):
+    oracle = make(linear())
+    with pytest.raises(ValueError, match="shape"):
+        oracle(torch.zeros(4, 3), f64(5.0)[0])
+    with pytest.raises(ValueError, match="outside"):
+        oracle(torch.zeros(4, 2), f64(1001.0)[0])
+    with pytest.raises(ValueError, match="one for each"):
+        oracle(torch.zeros(4, 2), f64(5.0, 6.0))
+
+
+def test_unknown_classes_are_named():
+    with pytest.raises(ValueError, match=r"no component has class \[7\]"):
+        mixture(linear())(torch.zeros(1, 2), f64(5.0)[0], torch.tensor([7]))
+    plain = GaussianMixture(linear(), torch.zeros(1, 2), 1.0)
+    with pytest.raises(ValueError, match="no labels"):
+        plain(torch.zeros(1, 2), f64(5.0)[0], torch.tensor([0]))
