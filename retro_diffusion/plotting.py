@@ -38,8 +38,8 @@ DIVERGING = "RdBu_r"
 WIDTH = 7.0  # inches, the widest figure
 
 STYLE: dict[Any, Any] = {  # keys of matplotlib.rcParams
-    "figure.dpi": 110,
-    "savefig.dpi": 110,
+    "figure.dpi": 150,  # shown at 100 pixels an inch, sharp on dense screens
+    "savefig.dpi": 150,
     "figure.figsize": (4.6, 3.0),
     "figure.facecolor": "white",
     "savefig.facecolor": "white",

@@ -79,7 +79,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 def test_figures_are_narrow_small_and_closed(name: str) -> None:
     figure = DRAWN[name]()
     assert isinstance(figure, Figure)
-    assert figure.get_figwidth() <= 7.0 and figure.dpi == 110
+    assert figure.get_figwidth() <= 7.0 and figure.dpi == 150
     assert plt.get_fignums() == [], "nothing piles up, nothing is shown twice"
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
