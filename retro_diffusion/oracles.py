@@ -260,6 +260,29 @@ class GaussianMixture:
         eps = self._average(r, pull, -alpha * pull, x).unflatten(1, self.shape)
         return Prediction(x0.to(x_t), eps.to(x_t))
 
+    def posterior_variances(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """``Var[x_0 | x_t]`` of each coordinate (within class ``cond``); (N, *D) to (N, *D), float64.
+
+        By the law of total variance: that within the components, ``std_k^2 sigma_t^2 / v_k``, averaged
+        over ``r_k``, and that of their means ``E[x_0 | x_t, k]``.
+        """
+        x = x_t.double().flatten(1)
+        r = self.responsibilities(x_t, t, cond)[..., None]
+        alpha, v = self._scales(t)
+        alpha, sigma = alpha[..., None], self.schedule.sigma(t)[..., None, None]
+        shrink = alpha * self.stds**2 / v  # ([N,] K, 1 or D)
+        keep = 1 - alpha * shrink
+
+        def total(weights: Tensor, values: Tensor) -> Tensor:
+            narrow = weights.shape[-1] == 1
+            return weights[..., 0] @ values if narrow else (weights * values).sum(1)
+
+        mean = (r * shrink).sum(1) * x + total(r * keep, self.means)
+        square = (r * shrink**2).sum(1) * x**2 + total(r * keep**2, self.means**2)
+        square = square + 2 * x * total(r * shrink * keep, self.means)
+        within = (r * self.stds**2 * sigma**2 / v).sum(1)
+        return (within + (square - mean**2).clamp(min=0)).unflatten(1, self.shape)
+
     def score(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Exact gradient of `log_prob`; shape (N, *D)."""
         return parameterizations.score(self.schedule, self(x_t, t, cond), t)

@@ -351,3 +351,19 @@ def test_unknown_classes_are_named():
     plain = GaussianMixture(linear(), torch.zeros(1, 2), 1.0)
     with pytest.raises(ValueError, match="no labels"):
         plain(torch.zeros(1, 2), f64(5.0)[0], torch.tensor([0]))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_mixtures_posterior_variance_is_the_second_derivative_of_its_density(wide):
+    schedule = LinearVP()
+    stds = f64([0.3, 0.6], [0.5, 0.2], [0.1, 0.4]) if wide else f64(0.3, 0.5, 0.1)
+    oracle = GaussianMixture(schedule, f64([-1, 0.5], [1, 0], [0.4, -1.2]), stds, f64(1, 2, 3))
+    x, t = f64([0.2, -0.3], [1.0, 0.1], [-2.0, 0.5]), f64(0.1, 0.3, 0.8)
+    found = oracle.posterior_variances(x, t)
+    for i in range(3):
+        hessian = torch.func.hessian(lambda z, i=i: oracle.log_prob(z[None], t[i])[0])(x[i])
+        alpha, sigma = schedule.alpha(t[i]), schedule.sigma(t[i])
+        # Tweedie's formula, second order.
+        expected = (sigma / alpha) ** 2 * (1 + sigma**2 * hessian.diagonal())
+        torch.testing.assert_close(found[i], expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found[i : i + 1], oracle.posterior_variances(x[i : i + 1], t[i]))

@@ -268,7 +268,7 @@ def _time(state: Any, time: float | None) -> str:
     if time is None and isinstance(state, Tensor):
         return ""
     t = float(state.t if time is None else time)
-    return f"$t$ = {t:.3g}"
+    return f"$t$ = {float(format(t, '.3g')):g}"  # 1000, not 1e+03
 
 
 def _image_strip(

@@ -13,13 +13,23 @@ cast to the data's dtype and device only where it meets the data (`tensors.match
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from retro_diffusion.tensors import match_dims
+
+
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        # The first jvp makes PyTorch compile rules of its own, and warn about the way it does so.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+        derivative: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+        return derivative
 
 
 class NoiseSchedule(ABC):
@@ -41,11 +51,11 @@ class NoiseSchedule(ABC):
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         """Time derivative of `alpha`, by forward-mode differentiation; the shape of ``t``."""
-        return torch.func.jvp(self.alpha, (t,), (torch.ones_like(t),))[1]
+        return _derivative(self.alpha, t)
 
     def sigma_dot(self, t: Tensor) -> Tensor:
         """Time derivative of `sigma`, by forward-mode differentiation; the shape of ``t``."""
-        return torch.func.jvp(self.sigma, (t,), (torch.ones_like(t),))[1]
+        return _derivative(self.sigma, t)
 
     def logsnr(self, t: Tensor) -> Tensor:
         """Log signal-to-noise ratio ``log(alpha^2 / sigma^2)``, falling with ``t``; shape of ``t``."""
