@@ -21,6 +21,7 @@ def notebook(name, size = "medium", deps = []):
         size = size,
         # One thread: Bazel itself runs as many tests side by side as there are cores.
         args = ["--profile", "fast", "--threads", "1", "--solutions"],
+        data = ["//docs:figures"],
         file_args = [([f for f in pair if f.endswith(".ipynb")] or pair)[0]],
         main = "//tools/notebooks:runner.py",
         tags = ["notebook"],
