@@ -323,8 +323,7 @@ class FiniteStrings:
         """Compute the variational bound of the best reverse chain with independent bits, exactly.
 
         Steps ``T ... 2`` are `reverse_rates`; the last one is the forward kernel, as in
-        `reverse_chain`. The KL of a step is then what its bits leave to be known of ``x_0``, one by one:
-        ``H(p) - E[H(q(x_{t-1} | x_t, x_0))]`` for every bit, averaged over the enumerated ``x_t``.
+        `reverse_chain`. The expectation over ``x_t`` is a sum over all its states.
 
         Returns
         -------
@@ -334,9 +333,8 @@ class FiniteStrings:
         end, chain = torch.tensor(self.chain.n_timesteps), self.chain
         x0, w = self.strings, self.log_weights.exp()
         prior = bernoulli_kl(chain.marginal(x0, end), torch.tensor(chain.rate).to(x0)).sum(1)
-        first = chain.kernel(
-            x0, torch.tensor(1)
-        )  # P(x_1 = 1 | x_0), and the reverse step's P(x_0 = 1 | x_1)
+        # The last step back, P(x_0 = 1 | x_1), is the kernel of the first one, P(x_1 = 1 | x_0).
+        first = chain.kernel(x0, torch.tensor(1))
         back = (chain.kernel(torch.full_like(x0, bit), torch.tensor(1)) for bit in (1.0, 0.0))
         log_back = [torch.where(x0 > 0, p.log(), torch.log1p(-p)) for p in back]
         last_step = -(first * log_back[0] + (1 - first) * log_back[1]).sum(1)
@@ -423,7 +421,7 @@ def all_strings(length: int) -> Tensor:
     Returns
     -------
     Tensor
-        Float64.
+        Shape (2^length, length), float64.
 
     Raises
     ------
