@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   retro:
-#     fast_seconds: 25
+#     fast_seconds: 30
 #     full_seconds: 240
 # ---
 
@@ -843,7 +843,7 @@ notebook.claims_table(claims)
 # ```
 #
 # $L_\text{null}$ is the log-likelihood of the data under the noise distribution: $4\log_2\rho + 16\log_2(1-\rho)$. With
-# 0.2 it is $-14.438$, and $-2.414 + 14.438 = 12.024$.
+# 0.2 it is $-14.439$, and $-2.414 + 14.439 = 12.025$: the printed value, up to rounding. With ½ it would be 17.586.
 #
 # </details>
 #
