@@ -36,8 +36,10 @@ run = notebook.start(seed=0)
 
 # %%
 digits = data.digits()
-print(f"{len(digits.x)} images of {tuple(digits.x.shape[1:])}, values in [-1, 1], "
-      f"standard deviation {digits.x.std():.2f}")
+print(
+    f"{len(digits.x)} images of {tuple(digits.x.shape[1:])}, values in [-1, 1], "
+    f"standard deviation {digits.x.std():.2f}"
+)
 notebook.show(
     plotting.sample_grid(digits.x[:40], n_cols=20),
     alt="Forty handwritten digits of 8 by 8 pixels, in two rows: zero to nine, four times.",
@@ -160,6 +162,7 @@ notebook.show(
 # That is the forward process applied to the prediction. It is DDIM (Song et al. 2020,
 # arXiv:2010.02502, equation 12 without noise), and it is a sampler in four lines.
 
+
 # %%
 def walk(denoiser, x, grid):
     for t, s in zip(grid[:-1], grid[1:], strict=True):
@@ -209,8 +212,10 @@ sample = samplers.last(samplers.ddim(oracle, many, times.trailing(schedule, 20))
 nearest = evaluation.nn_distance(sample, digits.x)
 real = oracle.sample(n, run.generator(4)).float()
 nearest_real = evaluation.nn_distance(real, digits.x)
-print(f"mean distance to the nearest training digit: samples {nearest.mean():.2f}, "
-      f"draws from the true law {nearest_real.mean():.2f}")
+print(
+    f"mean distance to the nearest training digit: samples {nearest.mean():.2f}, "
+    f"draws from the true law {nearest_real.mean():.2f}"
+)
 
 # %% [markdown]
 # ## Experiment: how many steps?
@@ -241,9 +246,13 @@ def distance(eta, n_steps, seed):
     return evaluation.frechet_distance(features(x), reference)
 
 
-curves = {eta: torch.tensor([[distance(eta, s, k) for k in seeds] for s in steps]) for eta in (0.0, 1.0)}
+curves = {
+    eta: torch.tensor([[distance(eta, s, k) for k in seeds] for s in steps]) for eta in (0.0, 1.0)
+}
 floor = [
-    evaluation.frechet_distance(features(oracle.sample(n, run.generator(300 + k)).float()), reference)
+    evaluation.frechet_distance(
+        features(oracle.sample(n, run.generator(300 + k)).float()), reference
+    )
     for k in seeds
 ]
 
@@ -268,6 +277,7 @@ notebook.show(
 # An error should be visible. The commonest one in practice is to tell the denoiser the wrong time; let
 # us tell it times that are a fifth too low, so that it believes there is less noise than there is.
 
+
 # %%
 class WrongTime:
     schedule = schedule
@@ -279,7 +289,9 @@ class WrongTime:
 broken = samplers.last(samplers.ddim(WrongTime(), many, times.trailing(schedule, 20)))
 broken_distance = evaluation.frechet_distance(features(broken), reference)
 right_distance = evaluation.frechet_distance(features(sample), reference)
-print(f"Fréchet distance at 20 steps: {right_distance:.2f} right, {broken_distance:.2f} with wrong times")
+print(
+    f"Fréchet distance at 20 steps: {right_distance:.2f} right, {broken_distance:.2f} with wrong times"
+)
 notebook.show(
     plotting.sample_grid(broken[:20].clamp(-1, 1), n_cols=20),
     alt="Twenty samples with wrong times: noisy, broken digits.",

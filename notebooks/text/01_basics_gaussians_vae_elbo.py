@@ -73,6 +73,7 @@ bands = {
 # sentence in mind. It is the *reparameterisation trick* of this paper, and the forward process of all
 # that follow.
 
+
 # %%
 def box_muller(n, generator):
     u, v = torch.rand(2, n, generator=generator, dtype=torch.float64)
@@ -127,7 +128,10 @@ inside = x[(x[:, 0] - seen_x1).abs() < 0.05]
 given = torch.distributions.Normal(
     mu[1] + slope * (seen_x1 - mu[0]), (covariance[1, 1] - slope * covariance[0, 1]).sqrt()
 )
-for axes, cloud, title in ((left, eps, r"drawn: $\epsilon$"), (middle, moved, r"$\mu + L \epsilon$")):
+for axes, cloud, title in (
+    (left, eps, r"drawn: $\epsilon$"),
+    (middle, moved, r"$\mu + L \epsilon$"),
+):
     axes.scatter(*cloud.T, s=3, alpha=0.4, linewidths=0)
     axes.set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), aspect="equal", title=title, xlabel="$x_1$")
 left.set_ylabel("$x_2$")
@@ -159,6 +163,7 @@ notebook.show(
 # With $p = \mathcal N(0, 1)$ this is the paper's appendix B. Independent dimensions add up. We compare
 # with the library, with `torch.distributions`, and with a plain average over a million draws.
 
+
 # %%
 def kl(mean_q, variance_q, mean_p, variance_p):
     ratio = variance_q / variance_p
@@ -188,11 +193,15 @@ print(f"closed form {closed:.4f}, a million draws {values.mean():.4f} ± {values
 line = torch.linspace(-4, 4, 1601, dtype=torch.float64)
 mixture = torch.distributions.MixtureSameFamily(
     torch.distributions.Categorical(torch.tensor([0.4, 0.6], dtype=torch.float64)),
-    torch.distributions.Normal(torch.tensor([-0.95, 0.95]).double(), torch.tensor([0.25, 0.4]).double()),
+    torch.distributions.Normal(
+        torch.tensor([-0.95, 0.95]).double(), torch.tensor([0.25, 0.4]).double()
+    ),
 )
 log_p = mixture.log_prob(line)
 covering = torch.distributions.Normal(mixture.mean, mixture.stddev)
-means, stds = torch.meshgrid(torch.arange(-1.5, 1.5, 0.025), torch.arange(0.15, 1.5, 0.025), indexing="ij")
+means, stds = torch.meshgrid(
+    torch.arange(-1.5, 1.5, 0.025), torch.arange(0.15, 1.5, 0.025), indexing="ij"
+)
 log_q = torch.distributions.Normal(means[..., None], stds[..., None]).log_prob(line)
 cost = (log_q.exp() * (log_q - log_p)).sum(-1) * 0.005
 best = cost.argmin()
@@ -289,10 +298,14 @@ wrong_variance = true_variance * torch.rand(true_mean.shape, generator=g).double
 bound = linear.elbo(held_out, wrong_mean, wrong_variance)
 divergence = gaussian_kl(wrong_mean, wrong_variance, true_mean, true_variance).sum(1)
 gap_error = (exact - bound - divergence).abs().max().item()
-pointwise = linear.log_lik(held_out, wrong_mean) - gaussian_kl(wrong_mean, wrong_variance, ZERO, ONE).sum(1)
+pointwise = linear.log_lik(held_out, wrong_mean) - gaussian_kl(
+    wrong_mean, wrong_variance, ZERO, ONE
+).sum(1)
 control_error = (exact - pointwise - divergence).abs().max().item()
-print(f"log p - ELBO - KL: at most {gap_error:.0e} nats (gaps of {divergence.min():.1f} to "
-      f"{divergence.max():.1f}); control: {control_error:.1f} nats")
+print(
+    f"log p - ELBO - KL: at most {gap_error:.0e} nats (gaps of {divergence.min():.1f} to "
+    f"{divergence.max():.1f}); control: {control_error:.1f} nats"
+)
 
 # %%
 shift = torch.linspace(-3, 3, 121, dtype=torch.float64)[:, None]
@@ -329,13 +342,18 @@ notebook.show(
 # training. In fairness the score function also gets its usual helper: subtracting a constant from $f$
 # changes no expectation and lowers the variance.
 
+
 # %%
 def gradients(model, x, n, generator):  # of E log p(x | z) by the mean of q = N(0, I), one per draw
     z = torch.randn(n, len(model.top), generator=generator, dtype=torch.float64).requires_grad_()
     value = model.log_lik(x, z)
     through = torch.autograd.grad(value.sum(), z)[0]  # dz / d mean = 1
     value, z = value.detach()[:, None], z.detach()
-    return {"score": value * z, "score, baseline": (value - value.mean()) * z, "reparameterised": through}
+    return {
+        "score": value * z,
+        "score, baseline": (value - value.mean()) * z,
+        "reparameterised": through,
+    }
 
 
 def variance_ratios(model, n=20_000):
@@ -365,6 +383,7 @@ for n, ratios in variance_ratio.items():
 # The encoder is a network with two outputs per unit, the decoder a network with one per pixel, and the
 # noise of the decoder a single number, learnt. The estimator of equation 10 with one draw takes three
 # lines. The divergence is the closed form from above.
+
 
 # %%
 def mlp(n_in, n_out, hidden=128):
@@ -399,6 +418,7 @@ class VAE(nn.Module):
 # generator. It does not ask what the module is, so the same loop that will train every diffusion model
 # trains this. We hold out 297 of the 1,797 digits and train with 2, 8 and 32 latent units.
 
+
 # %%
 def loss(vae, batch, generator):
     reconstruction, price = vae.terms(batch[0], generator)
@@ -416,6 +436,7 @@ n_steps, seeds = run.pick(fast=300, full=1200), range(run.pick(fast=2, full=3))
 jobs = [(n, seed) for n in (2, 8, 32) for seed in seeds]
 vaes = {job: trained(*job, n_steps) for job in tqdm(jobs)}
 
+
 # %%
 @torch.no_grad()
 def terms(vae, images, n_draws=20):
@@ -427,7 +448,9 @@ scores = {}
 for job, vae in vaes.items():
     (fit, price), (fit_train, price_train) = terms(vae, test_set), terms(vae, train_set, 1)
     scores[job] = (fit.mean(), price.sum(1).mean(), (fit_train - price_train.sum(1)).mean())
-print("latents   reconstruction      KL            ELBO           on training data   linear model, exact")
+print(
+    "latents   reconstruction      KL            ELBO           on training data   linear model, exact"
+)
 for n in (2, 8, 32):
     rows = torch.tensor([scores[n, seed] for seed in seeds])
     columns = [rows[:, 0], rows[:, 1], rows[:, 0] - rows[:, 1], rows[:, 2]]
@@ -449,14 +472,25 @@ flat_vae = vaes[2, 0]
 with torch.no_grad():
     code = flat_vae.encode(digits.x)[0]
     quantiles = torch.special.ndtri((torch.arange(12) + 0.5) / 12)
-    lattice = torch.cartesian_prod(-quantiles, quantiles).flip(1)  # rows from above, columns from the left
+    lattice = torch.cartesian_prod(-quantiles, quantiles).flip(
+        1
+    )  # rows from above, columns from the left
     tiles = flat_vae.decoder(lattice).unflatten(0, (12, 12)).unflatten(2, (8, 8)).clamp(-1, 1)
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
 for digit in range(10):
     chosen = code[digits.y == digit]
     left.scatter(*chosen.T, marker=f"${digit}$", s=14, color=plt.cm.tab10(digit), linewidths=0.2)
-left.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), aspect="equal", title="encoder's means", xlabel="$z_1$", ylabel="$z_2$")
-right.imshow(nn.functional.pad(tiles, (0, 1, 0, 1), value=1.0).permute(0, 2, 1, 3).reshape(108, 108))
+left.set(
+    xlim=(-3.6, 3.6),
+    ylim=(-3.6, 3.6),
+    aspect="equal",
+    title="encoder's means",
+    xlabel="$z_1$",
+    ylabel="$z_2$",
+)
+right.imshow(
+    nn.functional.pad(tiles, (0, 1, 0, 1), value=1.0).permute(0, 2, 1, 3).reshape(108, 108)
+)
 right.set_title("decoder's means")
 right.axis("off")
 notebook.show(
@@ -495,6 +529,7 @@ notebook.show(
 # prior itself, which is the naive average of the beginning. Then we use it to learn what the VAE's
 # bound hides.
 
+
 # %%
 @torch.no_grad()
 def log_weights(model, x, mean, variance, n, generator):
@@ -511,13 +546,20 @@ def importance_bound(weights, K):
 
 some, n = held_out[:60], 1000
 proposals = {
-    "posterior, a little wrong": (true_mean[:60] + 0.5 * true_variance[:60].sqrt(), 2 * true_variance[:60]),
+    "posterior, a little wrong": (
+        true_mean[:60] + 0.5 * true_variance[:60].sqrt(),
+        2 * true_variance[:60],
+    ),
     "prior": (torch.zeros_like(true_mean[:60]), torch.ones_like(true_mean[:60])),
 }
 Ks = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 weights = {k: log_weights(linear, some, *q, n, run.generator(5)) for k, q in proposals.items()}
-gaps = {k: [(exact[:60] - importance_bound(w, K)).mean().item() for K in Ks] for k, w in weights.items()}
-inflated = (exact[:60] - weights["posterior, a little wrong"].logsumexp(0)).mean().item()  # no 1 / K
+gaps = {
+    k: [(exact[:60] - importance_bound(w, K)).mean().item() for K in Ks] for k, w in weights.items()
+}
+inflated = (
+    (exact[:60] - weights["posterior, a little wrong"].logsumexp(0)).mean().item()
+)  # no 1 / K
 images = test_set.x[:60]
 with torch.no_grad():
     vae_weights = log_weights(vae, images, *vae.encode(images), n, run.generator(6))
@@ -569,6 +611,7 @@ notebook.show(
 # For small steps $r - 1 - \log r \approx \frac12 (\log r)^2$. Double the number of steps and each term
 # falls to a quarter: the gap goes as $1/T$.
 
+
 # %%
 def bound_gap(n_steps):
     m = gauss.marginal_variances(times.trailing(schedule, n_steps))[:, 0]  # from noise to data
@@ -578,12 +621,20 @@ def bound_gap(n_steps):
 
 lengths = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 gaussian_gaps = [bound_gap(n) for n in lengths]
-library = [gauss.bound_gap(times.trailing(schedule, n), reverse.upper_variance) for n in lengths[1:]]
+library = [
+    gauss.bound_gap(times.trailing(schedule, n), reverse.upper_variance) for n in lengths[1:]
+]
 library_error = max(abs(a - b) for a, b in zip(gaussian_gaps[1:], library, strict=True))
-lower = [gauss.bound_gap(times.trailing(schedule, n), reverse.lower_variance) for n in (2, 10, 100, 1000)]
-print(f"ours against the library's: {library_error:.0e}; T = 1: {gaussian_gaps[0]:.4f} nats, "
-      f"T = 1000: {gaussian_gaps[-1]:.5f}")
-print("with the other variance of DDPM, T = 2, 10, 100, 1000:", ", ".join(f"{v:.2f}" for v in lower))
+lower = [
+    gauss.bound_gap(times.trailing(schedule, n), reverse.lower_variance) for n in (2, 10, 100, 1000)
+]
+print(
+    f"ours against the library's: {library_error:.0e}; T = 1: {gaussian_gaps[0]:.4f} nats, "
+    f"T = 1000: {gaussian_gaps[-1]:.5f}"
+)
+print(
+    "with the other variance of DDPM, T = 2, 10, 100, 1000:", ", ".join(f"{v:.2f}" for v in lower)
+)
 
 # %% [markdown]
 # The last line is for the other variance of DDPM, the smaller one, which does not become tight here.
@@ -595,18 +646,25 @@ print("with the other variance of DDPM, T = 2, 10, 100, 1000:", ", ".join(f"{v:.
 
 # %%
 two_modes = oracles.GaussianMixture(
-    schedule, torch.tensor([[-0.95], [0.95]]), torch.tensor([0.25, 0.4]), weights=torch.tensor([0.4, 0.6])
+    schedule,
+    torch.tensor([[-0.95], [0.95]]),
+    torch.tensor([0.25, 0.4]),
+    weights=torch.tensor([0.4, 0.6]),
 )
 x0 = two_modes.sample(run.pick(fast=4000, full=20_000), run.generator(7))
 log_p0 = mixture.log_prob(x0[:, 0])
 alpha, sigma2 = schedule.alpha(T), schedule.sigma(T) ** 2
-x_T = alpha * x0 + sigma2.sqrt() * torch.randn(x0.shape, generator=run.generator(8), dtype=torch.float64)
+x_T = alpha * x0 + sigma2.sqrt() * torch.randn(
+    x0.shape, generator=run.generator(8), dtype=torch.float64
+)
 prior_term = gaussian_kl(alpha * x0, sigma2, ZERO, ONE)
 one_step = (prior_term - gaussian_decoder(x0, two_modes(x_T, T).x0, sigma2))[:, 0]
 losses = [one_step + log_p0]
 mixture_lengths = [1, 2, 5, 10, 20, 50, 100]
 for n in mixture_lengths[1:]:
-    terms_of_bound = variational_bound(two_modes, x0, times.trailing(schedule, n), generator=run.generator(9))
+    terms_of_bound = variational_bound(
+        two_modes, x0, times.trailing(schedule, n), generator=run.generator(9)
+    )
     losses.append(terms_of_bound.total + log_p0)
 mixture_gaps = [(v.mean().item(), v.std().item() / len(v) ** 0.5) for v in losses]
 
@@ -614,7 +672,14 @@ mixture_gaps = [(v.mean().item(), v.std().item() / len(v) ** 0.5) for v in losse
 fig, axes = plt.subplots(figsize=(5.6, 3), layout="constrained")
 axes.loglog(lengths, gaussian_gaps, "o-", label="one Gaussian (exact)")
 centre, error = zip(*mixture_gaps, strict=True)
-axes.errorbar(mixture_lengths, centre, [2 * e for e in error], fmt="s--", capsize=2, label="two modes (drawn, ± 2 SE)")
+axes.errorbar(
+    mixture_lengths,
+    centre,
+    [2 * e for e in error],
+    fmt="s--",
+    capsize=2,
+    label="two modes (drawn, ± 2 SE)",
+)
 axes.set(xlabel="steps $T$", ylabel=r"$\mathbb{E}[\log q(x_0) - \mathcal{L}]$ (nats)")
 axes.legend()
 notebook.show(
@@ -645,6 +710,7 @@ notebook.show(
 # varies over the data with variance above 0.01. Is a network's collapse where the linear theory puts
 # it?
 
+
 # %%
 def active_units(vae):
     with torch.no_grad():
@@ -667,7 +733,12 @@ left.plot(list(active), list(active.values()), "o", color=plotting.PALETTE[1], l
 left.set(xlabel=r"decoder's noise $\sigma^2$", ylabel="active units of 8", ylim=(-0.3, 8.4))
 left.legend()
 right.imshow(rows.permute(0, 2, 1, 3).flatten(2).flatten(0, 1), aspect="auto")
-right.set(xticks=[], yticks=[9 * i + 3.5 for i in range(len(fixed))], yticklabels=fixed, title="reconstructions")
+right.set(
+    xticks=[],
+    yticks=[9 * i + 3.5 for i in range(len(fixed))],
+    yticklabels=fixed,
+    title="reconstructions",
+)
 right.set_ylabel(r"$\sigma^2$")
 right.grid(False)
 right.spines[:].set_visible(False)
@@ -689,6 +760,7 @@ notebook.show(
 # beside ours. The bands are those of the beginning. The controls must be caught: swapped arguments of
 # the divergence, a bound without its spread, an importance bound without its $1/K$.
 
+
 # %%
 def elbo_of(n):
     return torch.stack([scores[n, seed][0] - scores[n, seed][1] for seed in seeds])
@@ -696,7 +768,9 @@ def elbo_of(n):
 
 linear_score = exact.mean().item()
 advantage, superfluous = elbo_of(8) - linear_score, elbo_of(32) - elbo_of(8)
-overfit = [(torch.stack([scores[n, k][2] for k in seeds]) - elbo_of(n)).mean().item() for n in (8, 32)]
+overfit = [
+    (torch.stack([scores[n, k][2] for k in seeds]) - elbo_of(n)).mean().item() for n in (8, 32)
+]
 right_gaps = gaps["posterior, a little wrong"]
 per_image = exact[:60] - importance_bound(weights["posterior, a little wrong"], n)
 not_crossed = per_image.mean() > -bands["averages"] * per_image.std() / 60**0.5
@@ -772,7 +846,8 @@ claims = [
         "as above",
         f"gap {first[0]:.3f} ± {2 * first[1]:.3f} at T = 1, {last[0]:.3f} ± {2 * last[1]:.3f} at T = {mixture_lengths[-1]}",
         "ROBUST",
-        first[0] - last[0] > bands["averages"] * (first[1] + last[1]) and last[0] > -bands["averages"] * last[1],
+        first[0] - last[0] > bands["averages"] * (first[1] + last[1])
+        and last[0] > -bands["averages"] * last[1],
     ),
     notebook.Claim(
         "Too much decoder noise kills the latent units",

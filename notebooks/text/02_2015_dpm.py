@@ -37,6 +37,7 @@ BIT = math.log(2)  # nats
 def time(t):
     return torch.tensor(float(t), dtype=torch.float64)
 
+
 # %% [markdown]
 # ## The question
 #
@@ -92,7 +93,9 @@ for axes, s in zip(row, (0.02, 0.22, 0.33), strict=True):
     kernel_kl.append(float(torch.xlogy(q, q / g).sum()))
     axes.plot(grid, q / q.max(), label="exact")
     axes.plot(grid, g / q.max(), "--", label="Gaussian")
-    axes.set(title=f"from $t$ = {now:.2f} to $s$ = {s}", yticks=[], xlabel="$x_s$", xlim=(-1.6, 1.6))
+    axes.set(
+        title=f"from $t$ = {now:.2f} to $s$ = {s}", yticks=[], xlabel="$x_s$", xlim=(-1.6, 1.6)
+    )
     axes.text(0.03, 0.9, f"KL {kernel_kl[-1]:.2g}", transform=axes.transAxes, fontsize=8)
 row[0].legend(loc="upper center", bbox_to_anchor=(0.53, 1), fontsize=7.5, handlelength=1.2)
 notebook.show(
@@ -194,6 +197,7 @@ assert worst < 1e-12
 # per sample. The library's `variational_bound` has the same transitions, and an end and an edge as in
 # later papers.
 
+
 # %%
 def entropy(variance):
     return 0.5 * math.log(2 * math.pi * math.e * variance)
@@ -241,6 +245,7 @@ assert agreement < 1e-9
 # data of variances 1.6 and 0.4, and $\sigma_t^2 = R_t$. The chain ends with a little signal left, which costs
 # $\mathrm{KL}(q(x_T) \| \pi)$ and nothing else.
 
+
 # %%
 def exact_bound(oracle, variance):
     """The paper's K in nats, for Gaussian data and exact means; no sampling."""
@@ -258,7 +263,9 @@ residuals = {}
 for T in (5, 40, 1000):
     law = oracles.Gaussian(chain_of(T), torch.zeros(2), torch.diag(torch.tensor([1.6, 0.4])))
     K = exact_bound(law, lambda step, law=law: law.reverse_variances(step.t, step.s))
-    H0, H1, HT = (sum(entropy(float(v)) for v in law.marginal_variances(time(t))) for t in (0, 1, T))
+    H0, H1, HT = (
+        sum(entropy(float(v)) for v in law.marginal_variances(time(t))) for t in (0, 1, T)
+    )
     residuals[T] = K + H1 + (2 * entropy(1.0) - HT)  # K = -H(X_1) - KL(q(x_T) || pi)
     print(f"T = {T:4d}: K = {K:.6f} nats, -H(X_1) = {-H1:.6f}, -H(X_0) = {-H0:.6f}")
 unit = oracles.Gaussian(chain_of(5), torch.zeros(2), torch.eye(2))
@@ -297,8 +304,10 @@ for t in range(2, 11):
 inside = all(((f >= -1e-9) & (f <= 1 + 1e-9))[spreads <= 1].all() for f in place.values())
 extremes = max(max(abs(f[0]), abs(f[-1] - 1)) for f in place.values())
 broken = all((f[spreads > 1] > 1).all() for f in place.values())
-print(f"bounds hold for s <= 1: {inside}; equality at s = 0 and s = 1 to {extremes:.0e}; "
-      f"upper bound broken for every s > 1: {broken}")
+print(
+    f"bounds hold for s <= 1: {inside}; equality at s = 0 and s = 1 to {extremes:.0e}; "
+    f"upper bound broken for every s > 1: {broken}"
+)
 
 # %%
 fig, axes = plt.subplots(figsize=(5.2, 2.9), layout="constrained")
@@ -386,6 +395,7 @@ print("best K by T:", {T: round(float(k), 2) for T, k in best.items()})
 # In the library's terms that is a parameterisation, obtained by solving $f_\mu = a_t x_t + b_t \hat x_0$ for $\hat x_0$.
 # The loss is minus $K$ itself (with a learned last step, which we leave out when we evaluate).
 
+
 # %%
 def predict_drift(schedule, t):
     step = reverse.reverse_step(schedule, t, t - 1)
@@ -429,15 +439,19 @@ for T, values in K_roll.items():
         float(bound(models[T, 0], test.float(), run.generator(3), variance).mean())
         for variance in (reverse.upper_variance, reverse.lower_variance)
     ]
-    print(f"T = {T:2d}: K = {interval(values)} bits, best possible {best[T]:.2f}; the same means with "
-          f"variance beta {fixed[0]:.2f}, beta-tilde {fixed[1]:.2f}")
+    print(
+        f"T = {T:2d}: K = {interval(values)} bits, best possible {best[T]:.2f}; the same means with "
+        f"variance beta {fixed[0]:.2f}, beta-tilde {fixed[1]:.2f}"
+    )
 
 # %%
 fig, axes = plt.subplots(figsize=(5.4, 3.1), layout="constrained")
 axes.plot(lengths, [float(best[T]) for T in lengths], "o-", label="best diagonal Gaussian steps")
 for T in (5, 10, 40):
     label = "trained network, each seed" if T == 5 else None
-    axes.plot([T] * len(K_roll[T]), K_roll[T], "D", color=plotting.PALETTE[1], alpha=0.8, label=label)
+    axes.plot(
+        [T] * len(K_roll[T]), K_roll[T], "D", color=plotting.PALETTE[1], alpha=0.8, label=label
+    )
 axes.axhline(float(truth.mean()), color=plotting.INK, linewidth=1)
 axes.axhline(L_NULL, color=plotting.INK, linewidth=1, linestyle=":")
 axes.text(4.7, float(truth.mean()) + 0.07, r"$\mathbb{E}\,\log p(x_0)$, the ceiling", fontsize=8)
@@ -483,7 +497,9 @@ for column, t in zip(grid_axes.T, (0, 20, 40), strict=True):
     for axes in column:
         axes.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xticks=[], yticks=[], aspect="equal")
         axes.spines[:].set(visible=True, color=plotting.FAINT)
-for axes, name in zip(grid_axes[:, 0], ("forward $q$", "learned reverse $p$", "drift"), strict=True):
+for axes, name in zip(
+    grid_axes[:, 0], ("forward $q$", "learned reverse $p$", "drift"), strict=True
+):
     axes.set_ylabel(name)
 notebook.show(
     fig,
@@ -510,7 +526,9 @@ sigmas = {name: float(e.mean() / (e.std() / len(e) ** 0.5)) for name, e in exces
 forgot = K_ring + 2 * entropy(1.0) / BIT - ring_truth
 forgot_sigmas = float(forgot.mean() / (forgot.std() / len(forgot) ** 0.5))
 print(f"ring: K = {K_ring.mean():.3f}, E log p = {ring_truth.mean():.3f} bits")
-print(f"largest (K - log p) / standard error: {max(sigmas.values()):.1f}; control: {forgot_sigmas:.1f}")
+print(
+    f"largest (K - log p) / standard error: {max(sigmas.values()):.1f}; control: {forgot_sigmas:.1f}"
+)
 
 # %% [markdown]
 # ## Experiment: the binary heartbeat
@@ -542,7 +560,9 @@ x0 = heartbeat.repeat(100, 1)
 bit_gap = 0.0
 for t in (2, T_BITS // 2, T_BITS):
     x_t = bits.add_noise(x0, torch.tensor(t), run.generator(10))
-    bit_gap = max(bit_gap, (posterior(x_t, x0, t) - bits.posterior(x_t, x0, torch.tensor(t))).abs().max())
+    bit_gap = max(
+        bit_gap, (posterior(x_t, x0, t) - bits.posterior(x_t, x0, torch.tensor(t))).abs().max()
+    )
 print(f"our posterior against the library's: {bit_gap:.0e}")
 assert bit_gap < 1e-12
 
@@ -569,8 +589,10 @@ K_exact = {T: float(law.bound().total) / BIT for T, law in exact.items()}
 after_one = {T: -float(law.entropy(1)) / BIT for T, law in exact.items()}
 truth_bits = -math.log2(5)
 for T in chains:
-    print(f"T = {T:4d}: log2(1/5) {truth_bits:.3f} | edge {truth_bits - after_one[T]:.4f} | "
-          f"independent bits {after_one[T] - K_exact[T]:.4f} | best K {K_exact[T]:.4f} bits")
+    print(
+        f"T = {T:4d}: log2(1/5) {truth_bits:.3f} | edge {truth_bits - after_one[T]:.4f} | "
+        f"independent bits {after_one[T] - K_exact[T]:.4f} | best K {K_exact[T]:.4f} bits"
+    )
 
 # %%
 fig, axes = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
@@ -578,8 +600,14 @@ edge = [truth_bits - after_one[T] for T in chains]
 joint = [after_one[T] - K_exact[T] for T in chains]
 axes.plot(chains, edge, "o-", label="fixed last step, $H(X_1) - H(X_0)$")
 axes.plot(chains, joint, "s-", label="independent bits")
-axes.plot([2000], [truth_bits + 2.414], "*", color=plotting.PALETTE[6], markersize=10,
-          label="the paper's gap, all causes")
+axes.plot(
+    [2000],
+    [truth_bits + 2.414],
+    "*",
+    color=plotting.PALETTE[6],
+    markersize=10,
+    label="the paper's gap, all causes",
+)
 axes.set(xscale="log", yscale="log", xlabel="number of steps $T$", ylabel="bits lost per string")
 axes.legend(fontsize=8)
 notebook.show(
@@ -600,6 +628,7 @@ notebook.show(
 # A small MLP reads the 20 bits and the time and predicts for every bit the probability that it was 1 at the start, from
 # which the step back follows by averaging the posterior. Its loss is the KL of a random step. To measure its $K$ we use
 # the exact value as an anchor: on the same draws, we average the *difference* to the exact denoiser.
+
 
 # %%
 class BitNetwork(torch.nn.Module):
@@ -636,6 +665,7 @@ def fit_bits(seed, n_steps):
 bit_seeds = range(run.pick(fast=1, full=3))
 bit_models = [fit_bits(seed, run.pick(fast=400, full=1200)) for seed in bit_seeds]
 
+
 # %%
 @torch.no_grad()
 def string_bound(model, told=lambda t: t, n=4):
@@ -651,12 +681,18 @@ def string_bound(model, told=lambda t: t, n=4):
     return K_exact[T_BITS] - float(more.mean()), float(more.std() / more.numel() ** 0.5)
 
 
-shuffle = torch.cat([torch.zeros(2).long(), 2 + torch.randperm(T_BITS - 1, generator=run.generator(12))])
+shuffle = torch.cat(
+    [torch.zeros(2).long(), 2 + torch.randperm(T_BITS - 1, generator=run.generator(12))]
+)
 K_bits = [string_bound(model) for model in bit_models]
 K_shuffled = string_bound(bit_models[0], lambda t: shuffle[t])
-print("trained:", ", ".join(f"{k:.3f} ± {se:.3f}" for k, se in K_bits),
-      f"bits (± one standard error); best possible {K_exact[T_BITS]:.3f}")
+print(
+    "trained:",
+    ", ".join(f"{k:.3f} ± {se:.3f}" for k, se in K_bits),
+    f"bits (± one standard error); best possible {K_exact[T_BITS]:.3f}",
+)
 print(f"with shuffled times: {K_shuffled[0]:.1f} bits")
+
 
 # %%
 def draw(denoiser, n, generator):
@@ -674,7 +710,9 @@ fresh = [valid(w[0]) for w in ways]
 lost = draw(lambda x, t: bit_models[0](x, shuffle[t].clamp(min=2)), n_strings, run.generator(20))
 ones = bits.kernel(heartbeat[:1], torch.tensor(1))
 untouched = float(torch.where(heartbeat[:1] > 0, ones, 1 - ones).prod())  # by one forward step
-print("valid strings:", ", ".join(f"{v:.3f}" for v in fresh), f"| shuffled times {valid(lost[0]):.3f}")
+print(
+    "valid strings:", ", ".join(f"{v:.3f}" for v in fresh), f"| shuffled times {valid(lost[0]):.3f}"
+)
 print(f"a perfect chain with the fixed last step: about {untouched**2:.3f}")
 
 # %%
@@ -698,8 +736,11 @@ notebook.show(
 # of the two ends of eq. 24. On the ring of eight Gaussians, with the exact mean, nothing is left to chance but the draws.
 
 # %%
-rules = {"exact": reverse.learned_variance, "beta": reverse.upper_variance,
-         "beta-tilde": reverse.lower_variance}
+rules = {
+    "exact": reverse.learned_variance,
+    "beta": reverse.upper_variance,
+    "beta-tilde": reverse.lower_variance,
+}
 ablation = {}
 for T in run.pick(fast=[5, 40], full=[5, 10, 40, 160]):
     law = Optimum(oracles.GaussianMixture(chain_of(T), params.means, params.stds))

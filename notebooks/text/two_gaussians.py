@@ -76,7 +76,9 @@ grid = times.trailing(schedule, 250)
 start = torch.randn(16, 2, generator=run.generator(3), dtype=torch.float64)
 walks = {
     "DDIM: smooth curves": samplers.ddim(oracle, start, grid),
-    "ancestral: wandering paths": samplers.ancestral(oracle, start, grid, generator=run.generator(4)),
+    "ancestral: wandering paths": samplers.ancestral(
+        oracle, start, grid, generator=run.generator(4)
+    ),
 }
 xs = torch.linspace(-3, 3, 161, dtype=torch.float64)
 line = oracles.GaussianMixture(schedule, law.means[:, :1], law.stds[:, :1], law.weights)
@@ -195,6 +197,7 @@ notebook.show(
 # DDIM is the first displayed formula, and the Gaussian axis is the second. We write both, and hold the
 # first against the library's.
 
+
 # %%
 def ddim(denoiser, x, grid, eta, generator):
     for t, s in pairwise(grid):
@@ -212,6 +215,7 @@ for eta in (0.0, 1.0):
     ours = ddim(oracle, start, ten, eta, run.generator(5))
     assert torch.allclose(ours, samplers.last(theirs), atol=1e-12)
 
+
 # %%
 def axis_sd(kind, grid, sd):
     """Standard deviation that a sampler gives an axis whose data are N(0, sd^2)."""
@@ -226,10 +230,12 @@ def axis_sd(kind, grid, sd):
         variance = k**2 * variance + nu
     return math.sqrt(variance)
 
+
 # %% [markdown]
 # The closed forms must agree with the recursion, and the recursion with the sampler. DDIM is checked
 # sample by sample: its $y$ must be the start's $y$ times a product of cosines. For the stochastic ones
 # the spread of many samples must lie within four standard errors.
+
 
 # %%
 def angles(grid):
@@ -250,6 +256,7 @@ for S in ladder:
     worst["sample"] = max(worst["sample"], error)
 print({name: f"{value:.0e}" for name, value in worst.items()})
 
+
 # %%
 def standard_errors_off(kind, n_steps):
     n = run.pick(fast=20_000, full=100_000)
@@ -265,6 +272,7 @@ for (kind, S), z in off.items():
 # %% [markdown]
 # Now the figure that this was for. Lines are the recursion, to 1,000 steps; dots are samples. On the
 # left is the wide axis, on the right the spread inside a mode, divided by the truth.
+
 
 # %%
 def spread_in_modes(cloud):
@@ -283,7 +291,9 @@ for kind, color, mark in zip(KINDS, plotting.PALETTE, "osD", strict=False):
     row[1].plot(many, [sd / c for sd in lines[c]], color=color)
     inner = [spread_in_modes(clouds[S]) / c for S in ladder[2:]]
     row[1].plot(ladder[2:], inner, mark, color=color)
-row[0].set(xscale="log", yscale="log", ylim=(2e-5, 1.5), xlabel="steps", title="wide axis: 1 − sd of y")
+row[0].set(
+    xscale="log", yscale="log", ylim=(2e-5, 1.5), xlabel="steps", title="wide axis: 1 − sd of y"
+)
 row[1].axhline(1, color=plotting.INK, linewidth=0.8)
 row[1].set(xlabel="steps", ylim=(0, 1.7), title="narrow axis: sd in a mode / truth")
 row[1].set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
@@ -328,12 +338,15 @@ draws = [oracle.sample(2000, run.generator(300 + k)) for k in range(run.pick(fas
 floor = [evaluation.energy_distance(draw, reference) for draw in draws]
 floor_mean, half_width = notebook.mean_interval(floor)
 band = (floor_mean - half_width, floor_mean + half_width)
-print(f"floor {notebook.mean_interval(floor):.4f}; single draws from {min(floor):.4f} to {max(floor):.4f}")
+print(
+    f"floor {notebook.mean_interval(floor):.4f}; single draws from {min(floor):.4f} to {max(floor):.4f}"
+)
 
 # %% [markdown]
 # ### The error of the sampler
 #
 # The denoiser is exact, so whatever stands above the floor is the fault of the steps.
+
 
 # %%
 def energies(denoiser, kind, n_steps, chosen):
@@ -348,16 +361,16 @@ curves = {
     for kind, by_step in exact.items()
 }
 notebook.show(
-    plotting.error_against_steps(
-        curves, floor=band, xlabel="steps", ylabel="energy distance"
-    ),
+    plotting.error_against_steps(curves, floor=band, xlabel="steps", ylabel="energy distance"),
     alt="Energy distance against steps on logarithmic axes, three samplers with the exact denoiser. "
     "All begin at 0.9 with one step. Upper reaches the band of the floor after twenty steps, DDIM "
     "between fifty and a hundred, lower at a hundred.",
 )
 
 # %%
-print(f"{'':8s}{'steps':>5s} {'energy distance':>18s} {'weights TV':>11s} {'sd ratio':>9s} {'outliers':>9s}")
+print(
+    f"{'':8s}{'steps':>5s} {'energy distance':>18s} {'weights TV':>11s} {'sd ratio':>9s} {'outliers':>9s}"
+)
 for S in steps:
     for kind in KINDS:
         stats = evaluation.mode_stats(sample(oracle, kind, times.trailing(schedule, S), 0), law)
@@ -401,6 +414,7 @@ print(f"truth: 0.200, with a standard error of {math.sqrt(0.16 / dots):.3f}")
 # again. Its distance from the oracle's curve is the network's error. One more line belongs in it: how far
 # the 512 training points themselves are from the law.
 
+
 # %%
 def train_network(seed):
     points = data.two_gaussians(512, run.generator(700 + seed))
@@ -435,9 +449,13 @@ for kind, color, mark in zip(KINDS, plotting.PALETTE, "osD", strict=False):
         [sum(curve[S]) / len(curve[S]) for S in few] for curve in (exact[kind], learnt[kind])
     )
     axes.plot(few, oracle_curve, color=color, linestyle=":", linewidth=1.3)
-    axes.plot(few, network_curve, color=color, marker=mark, markeredgecolor="white", label=KINDS[kind])
+    axes.plot(
+        few, network_curve, color=color, marker=mark, markeredgecolor="white", label=KINDS[kind]
+    )
 axes.plot([], [], ":", color=plotting.INK, linewidth=1.3, label="exact denoiser")
-axes.axhline(sum(own) / len(own), color=plotting.INK, linestyle="--", linewidth=1, label="512 points")
+axes.axhline(
+    sum(own) / len(own), color=plotting.INK, linestyle="--", linewidth=1, label="512 points"
+)
 axes.axhspan(*band, color=plotting.FAINT, alpha=0.45, linewidth=0, label="floor")
 axes.set(xscale="log", yscale="log", xlabel="steps", ylabel="energy distance")
 axes.set_xticks(few, [str(S) for S in few])
@@ -486,6 +504,7 @@ for kind in KINDS:
 # same grid). The derivation says that the wide axis wants equal *angles*. We hold four grids of ten steps
 # against each other with the exact denoiser.
 
+
 # %%
 def equal_angles(n_steps):
     t = torch.linspace(0, schedule.t_max, 100_001, dtype=torch.float64)
@@ -505,7 +524,9 @@ assert torch.equal(GRIDS["trailing"], times.uniform(schedule, 10))
 on_grid = {}
 for name, grid in GRIDS.items():
     for kind in KINDS:
-        values = [evaluation.energy_distance(sample(oracle, kind, grid, k), reference) for k in seeds]
+        values = [
+            evaluation.energy_distance(sample(oracle, kind, grid, k), reference) for k in seeds
+        ]
         on_grid[name, kind] = sum(values) / len(values)
     spread = axis_sd("DDIM", grid, 1.0)
     row = ", ".join(f"{kind} {on_grid[name, kind]:.4f}" for kind in KINDS)
@@ -558,7 +579,9 @@ broken = {
 }
 for name, cloud in broken.items():
     print(f"{name:16s} sd of x inside a mode {spread_in_modes(cloud):.3f}")
-print(f"truth {c:.3f}; predicted for the last row {predicted:.3f} (left-over noise {left_over**0.5:.3f})")
+print(
+    f"truth {c:.3f}; predicted for the last row {predicted:.3f} (left-over noise {left_over**0.5:.3f})"
+)
 notebook.show(
     plotting.scatter_panels(broken, reference=reference, limit=3),
     alt="Three clouds of samples over the data in grey: upper on the trailing grid and lower on the "
@@ -580,7 +603,10 @@ notebook.show(
 # the standardised data, and to the raw ones with modes at $\pm 5$.
 
 # %%
-chains = {"betas 0.1 to 0.9": schedules.linear(10, 0.1, 0.9), "betas 1e-4 to 0.02": schedules.linear(10)}
+chains = {
+    "betas 0.1 to 0.9": schedules.linear(10, 0.1, 0.9),
+    "betas 1e-4 to 0.02": schedules.linear(10),
+}
 shown = {}
 for label, chain in chains.items():
     print(f"T = 10, {label}: alphas_cumprod at T is {chain.alphas_cumprod[-1]:.4f}")
@@ -590,7 +616,9 @@ for label, chain in chains.items():
         x = sample(exact_denoiser, "DDIM", times.trailing(chain, 10), seed=0)
         stats = evaluation.mode_stats(x, p)
         print(f"  {scale:13s} sd ratio {stats.sd_ratio:.2f}, outliers {stats.outlier_share:.1%}")
-        shown[f"{scale},\n{label}"] = x * (1 if scale == "standardised" else p.means.new_tensor([1 / 26**0.5, 1]))
+        shown[f"{scale},\n{label}"] = x * (
+            1 if scale == "standardised" else p.means.new_tensor([1 / 26**0.5, 1])
+        )
 notebook.show(
     plotting.scatter_panels(shown, reference=reference, limit=3),
     alt="Four clouds over the standardised data in grey, DDIM with ten native steps. With large betas "
@@ -609,6 +637,7 @@ notebook.show(
 #
 # First the negative controls: every check below must be able to fail.
 
+
 # %%
 def noisy_bug(step, prediction):
     return step.lower.sqrt()  # a standard deviation where a variance is wanted
@@ -616,7 +645,9 @@ def noisy_bug(step, prediction):
 
 control = {}
 buggy = samplers.ancestral(oracle, noise, ten, variance=noisy_bug, generator=run.generator(6))
-control["wrong variance"] = abs(samplers.last(buggy)[:, 1].std().item() / axis_sd("lower", ten, 1.0) - 1)
+control["wrong variance"] = abs(
+    samplers.last(buggy)[:, 1].std().item() / axis_sd("lower", ten, 1.0) - 1
+)
 ancestral = sample(oracle, "lower", ten, seed=0)
 control["changed sides"] = ((ancestral[:, 0] > 0) != (noise[:, 0] > 0)).double().mean().item()
 control["lower over lower"] = exact["lower"][10][0] / exact["lower"][10][1]
