@@ -134,7 +134,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    images = data.load("mnist", root=options.data_root, train=False)
+    root = options.data_root
+    if root is not None:  # relative to where the command was typed, not to where Bazel runs it
+        root = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), root)
+    images = data.load("mnist", root=root, train=False)
     training_part, evaluation_part = data.split(images, [8000, 2000])
     cpu, wall = cpu_seconds(), time.perf_counter()
     denoiser = train(training_part, options)
