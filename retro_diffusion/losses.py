@@ -352,6 +352,95 @@ def elbo(schedule: NoiseSchedule, t: Tensor) -> Tensor:
     return schedule.sigma_dot(t) / schedule.sigma(t) - alpha_part
 
 
+def simple(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """Weight 1 on the eps-error, whatever the network predicts: L_simple (Ho et al. 2020, equation 14).
+
+    For a network that predicts the score this is NCSN's ``lambda(sigma) = sigma^2`` (Song and Ermon
+    2019, arXiv:1907.05600, equation 6), but for their factor of 1/2. The shape of ``t``.
+    """
+    return torch.ones_like(t)
+
+
+def weighted_bound(weight: Callable[[Tensor], Tensor]) -> Weight:
+    """Make a weight on the eps-error from a weight ``w(logsnr)`` on the bound, for uniformly drawn t.
+
+    ``w(logsnr) (-1/2 d logsnr / dt)``: written so, the expected loss no longer depends on the
+    schedule between its ends (Kingma and Gao 2023, arXiv:2303.00848). ``w = 1`` is
+    `elbo`.
+
+    Parameters
+    ----------
+    weight
+        Of the log signal-to-noise ratio, elementwise.
+
+    Returns
+    -------
+    Weight
+        ``w(schedule, t)`` of the shape of ``t``, for a continuous path.
+    """
+
+    def of_time(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return weight(schedule.logsnr(t)) * elbo(schedule, t)
+
+    return of_time
+
+
+def sech(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """The bound with weight ``sech(logsnr / 2)``: what L_simple is on the cosine schedule, on any.
+
+    Kingma and Gao 2023 (arXiv:2303.00848) find that weight in Nichol and Dhariwal 2021
+    (arXiv:2102.09672). On `CosineVP` it is pi times `simple`. The shape of ``t``.
+    """
+    return weighted_bound(lambda logsnr: 1 / torch.cosh(logsnr / 2))(schedule, t)
+
+
+def truncated_snr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """Weight ``max(SNR, 1) / SNR`` on the eps-error: the larger of the errors of x0 and of eps.
+
+    Salimans and Ho 2022 (arXiv:2202.00512), section 4. The shape of ``t``.
+    """
+    return torch.exp(-schedule.logsnr(t)).clamp(min=1)
+
+
+def snr_plus_one(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """Weight ``(SNR + 1) / SNR`` on the eps-error; on a variance-preserving path, the error of v.
+
+    Salimans and Ho 2022 (arXiv:2202.00512), section 4. The shape of ``t``.
+    """
+    return 1 + torch.exp(-schedule.logsnr(t))
+
+
+def edm(sigma_data: float = 0.5) -> Weight:
+    """EDM's weight: the network's own target, of unit variance, has weight 1 at every noise level.
+
+    ``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2`` on the x0-error (Karras et al. 2022,
+    arXiv:2206.00364, table 1), ``sigma^2 + sigma_data^2`` over ``sigma_data^2`` on the eps-error, with
+    ``sigma`` in their frame: ``sigma / alpha``.
+
+    Parameters
+    ----------
+    sigma_data
+        Standard deviation of the data, > 0.
+
+    Returns
+    -------
+    Weight
+        ``w(schedule, t)`` of the shape of ``t``; to draw times with, `times.draw_lognormal`.
+
+    Raises
+    ------
+    ValueError
+        If ``sigma_data`` is not positive.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be positive, not {sigma_data}")
+
+    def weight(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        return 1 + torch.exp(-schedule.logsnr(t)) / sigma_data**2
+
+    return weight
+
+
 def min_snr(gamma: float = 5.0) -> Weight:
     """Weight ``min(SNR, gamma) / SNR`` on the eps-error (Hang et al. 2023, arXiv:2303.09556).
 

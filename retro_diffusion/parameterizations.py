@@ -197,6 +197,12 @@ def from_x0(schedule: NoiseSchedule, x_t: Tensor, x0: Tensor, t: Tensor) -> Pred
     return Prediction(x0, (x_t - alpha * x0) / sigma)
 
 
+def from_eps(schedule: NoiseSchedule, x_t: Tensor, eps: Tensor, t: Tensor) -> Prediction:
+    """Complete the pair from ``eps``: ``x0 = (x_t - sigma eps) / alpha``; tensors of shape (B, *D)."""
+    alpha, sigma = match_dims(schedule.alpha(t), x_t), match_dims(schedule.sigma(t), x_t)
+    return Prediction((x_t - sigma * eps) / alpha, eps)
+
+
 def score(schedule: NoiseSchedule, prediction: Prediction, t: Tensor) -> Tensor:
     """Score of the marginal of ``x_t``, ``-eps / sigma`` (Tweedie's formula); shape (B, *D)."""
     return -prediction.eps / match_dims(schedule.sigma(t), prediction.eps)

@@ -32,6 +32,11 @@ def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         return derivative
 
 
+def _check_in(name: str, value: float, low: float, high: float) -> None:
+    if not low < value <= high or math.isinf(value):
+        raise ValueError(f"{name} must be above {low:g} and at most {high:g}, not {value}")
+
+
 class NoiseSchedule(ABC):
     """The path ``x_t = alpha(t) x_0 + sigma(t) eps`` from data (``t_min``) to noise (``t_max``).
 
@@ -107,6 +112,29 @@ class NoiseSchedule(ABC):
         sigma = self.sigma(t)
         return (2 * sigma * (self.sigma_dot(t) - self.drift(t) * sigma)).clamp(min=0).sqrt()
 
+    def time_at(self, logsnr: Tensor) -> Tensor:
+        """Invert `logsnr`: the time at which the path has this log signal-to-noise ratio.
+
+        Parameters
+        ----------
+        logsnr
+            Any shape.
+
+        Returns
+        -------
+        Tensor
+            The same shape, float64, by bisection to the last digit; times outside the path's range
+            of log-SNR become its ends.
+        """
+        logsnr = logsnr.detach().to(device="cpu", dtype=torch.float64)
+        early = torch.full_like(logsnr, self.t_min)
+        late = torch.full_like(logsnr, self.t_max)
+        for _ in range(200):
+            middle = (early + late) / 2
+            cleaner = self.logsnr(middle) > logsnr
+            early, late = torch.where(cleaner, middle, early), torch.where(cleaner, late, middle)
+        return torch.where(self.logsnr(late) >= logsnr, late, early)
+
     def check_times(self, t: Tensor, batch: int | None = None) -> None:
         """Refuse times this schedule does not have.
 
@@ -145,7 +173,8 @@ class TabulatedSchedule(NoiseSchedule):
     ----------
     betas
         Shape ``(T,)``, each in (0, 1): the variance added by each step (Ho et al. 2020,
-        arXiv:2006.11239, equation 2).
+        arXiv:2006.11239, equation 2). The last one may be 1: then ``alpha(T) = 0``, and the chain
+        ends in pure noise (`rescale_zero_terminal_snr`).
 
     Raises
     ------
@@ -155,8 +184,11 @@ class TabulatedSchedule(NoiseSchedule):
 
     def __init__(self, betas: Tensor) -> None:
         betas = betas.detach().to(device="cpu", dtype=torch.float64)
-        if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
+        inside = (betas > 0) & (betas < 1)
+        if betas.ndim != 1 or len(betas) == 0 or not bool(inside[:-1].all()):
             raise ValueError(f"betas must be a non-empty vector of values in (0, 1), not {betas!r}")
+        if not (inside[-1] or betas[-1] == 1):
+            raise ValueError(f"betas must end with a value in (0, 1], not {float(betas[-1]):g}")
         self.betas = betas
         self.t_max = float(len(betas))
         self._log_alphas_cumprod = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
@@ -184,7 +216,10 @@ class TabulatedSchedule(NoiseSchedule):
         table = self._log_alphas_cumprod.to(t.device)
         step = t.detach().floor().long().clamp(0, self.n_timesteps - 1)
         inside = (t - step).to(table.dtype)
-        return (table[step] + inside * (table[step + 1] - table[step])).to(t.dtype)
+        # A last beta of 1 takes alphas_cumprod to 0, of which only the value is linear in t.
+        to_zero = table[step + 1].isinf()
+        part = torch.where(to_zero, torch.log1p(-inside), inside * table.diff()[step])
+        return (table[step] + part).to(t.dtype)
 
 
 def linear(
@@ -206,6 +241,60 @@ def linear(
         With the defaults, ``alphas_cumprod[-1] == 4.036e-5``.
     """
     return TabulatedSchedule(torch.linspace(beta_start, beta_end, n_timesteps, dtype=torch.float64))
+
+
+def scaled_linear(
+    n_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+) -> TabulatedSchedule:
+    """Betas whose *square roots* rise linearly, as in latent diffusion.
+
+    Rombach et al. 2022 (arXiv:2112.10752): their code calls this schedule "linear".
+
+    Parameters
+    ----------
+    n_timesteps
+        Length ``T`` of the chain. The defaults belong to ``T = 1000``.
+    beta_start, beta_end
+        First and last beta, in (0, 1).
+
+    Returns
+    -------
+    TabulatedSchedule
+        With the defaults, ``alphas_cumprod[-1] == 4.66e-3``: signal is left in the last step.
+    """
+    if not (beta_start > 0 and beta_end > 0):
+        raise ValueError(f"betas must be positive, not {beta_start} and {beta_end}")
+    roots = torch.linspace(beta_start**0.5, beta_end**0.5, n_timesteps, dtype=torch.float64)
+    return TabulatedSchedule(roots**2)
+
+
+def rescale_zero_terminal_snr(schedule: TabulatedSchedule) -> TabulatedSchedule:
+    """Change a chain so that its last step holds no signal: ``alpha(T) = 0``.
+
+    Lin et al. 2023 (arXiv:2305.08891), algorithm 1: alpha is shifted to end at 0 and scaled to keep
+    ``alpha(1)``. With ``alpha = 0`` noise says nothing of the data, so predict v or x0.
+
+    Parameters
+    ----------
+    schedule
+        A chain of at least two steps.
+
+    Returns
+    -------
+    TabulatedSchedule
+        With the same number of steps; its last beta is 1.
+
+    Raises
+    ------
+    ValueError
+        If the chain has a single step.
+    """
+    if schedule.n_timesteps < 2:
+        raise ValueError("rescale_zero_terminal_snr needs a chain of at least two steps, not one")
+    alpha = schedule.alphas_cumprod.sqrt()
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    alphas_cumprod = torch.cat([alpha.new_ones(1), alpha**2])
+    return TabulatedSchedule(1 - alphas_cumprod[1:] / alphas_cumprod[:-1])
 
 
 def rescaled_linear(n_timesteps: int) -> TabulatedSchedule:
@@ -274,6 +363,13 @@ class LinearVP(NoiseSchedule):
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self) -> None:
+        if not (self.beta_min >= 0 and self.beta_max >= 0 and self.beta_min + self.beta_max > 0):
+            raise ValueError(
+                "beta_min and beta_max must be rates >= 0, not both 0: "
+                f"not {self.beta_min} and {self.beta_max}"
+            )
+
     def integrated_beta(self, t: Tensor) -> Tensor:
         """Integral ``B(t)`` of the rate from 0 to ``t``; the shape of ``t``."""
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
@@ -288,6 +384,19 @@ class LinearVP(NoiseSchedule):
 
 
 @dataclass(frozen=True)
+class SubVP(LinearVP):
+    """Sub-variance-preserving SDE: the signal of `LinearVP`, with less noise at every ``t < 1``.
+
+    Song et al. 2021 (arXiv:2011.13456), equation 12 and appendix B: ``sigma = 1 - exp(-B)`` is a
+    standard *deviation*, the square of `LinearVP`'s.
+    """
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """``1 - exp(-B(t))``."""
+        return -torch.expm1(-self.integrated_beta(t))
+
+
+@dataclass(frozen=True)
 class CosineVP(NoiseSchedule):
     """``alpha = cos(pi t / 2)``, ``sigma = sin(pi t / 2)``: the cosine schedule in continuous time.
 
@@ -296,6 +405,9 @@ class CosineVP(NoiseSchedule):
     """
 
     t_max: float = 0.999
+
+    def __post_init__(self) -> None:
+        _check_in("t_max", self.t_max, 0, 1)
 
     def alpha(self, t: Tensor) -> Tensor:
         """``cos(pi t / 2)``, as a sine that is exactly 0 at ``t = 1``."""
@@ -317,6 +429,12 @@ class GeometricVE(NoiseSchedule):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"0 < sigma_min < sigma_max must hold, not {self.sigma_min} and {self.sigma_max}"
+            )
+
     def alpha(self, t: Tensor) -> Tensor:
         """1: the signal is never scaled."""
         return torch.ones_like(t)
@@ -331,6 +449,9 @@ class SigmaSchedule(NoiseSchedule):
     """``x_t = x_0 + t eps``: time *is* the noise level (Karras et al. 2022, arXiv:2206.00364)."""
 
     t_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        _check_in("t_max", self.t_max, 0, math.inf)
 
     def alpha(self, t: Tensor) -> Tensor:
         """1: the signal is never scaled."""

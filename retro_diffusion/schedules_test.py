@@ -318,7 +318,7 @@ def test_noise_must_be_shaped_like_the_data():
 
 
 @pytest.mark.parametrize(
-    "betas", [[], [0.0, 0.1], [0.1, 1.0], [-0.1], [math.nan], [[0.1, 0.2]], 0.1]
+    "betas", [[], [0.0, 0.1], [1.0, 0.1], [0.1, 1.5], [-0.1], [math.nan], [[0.1, 0.2]], 0.1]
 )
 def test_impossible_betas_are_refused(betas):
     with pytest.raises(ValueError, match="betas"):

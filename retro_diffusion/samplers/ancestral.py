@@ -11,12 +11,11 @@ from torch import Tensor
 
 from retro_diffusion.denoiser import DenoiserLike
 from retro_diffusion.reverse import StepVariance, lower_variance, posterior_mean, reverse_step
-from retro_diffusion.samplers.state import State
+from retro_diffusion.samplers.state import State, sampler
 from retro_diffusion.tensors import match_dims, randn_like
-from retro_diffusion.times import check_grid
 
 
-@torch.no_grad()
+@sampler
 def ancestral(
     denoiser: DenoiserLike,
     x: Tensor,
@@ -53,7 +52,7 @@ def ancestral(
         After each of the S steps; one function evaluation each.
     """
     schedule = denoiser.schedule
-    for t, s in pairwise(check_grid(schedule, times)):
+    for t, s in pairwise(times):
         prediction = denoiser(x, t, cond)
         step = reverse_step(schedule, t, s)
         x = posterior_mean(step, x, prediction.x0)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from retro_diffusion.denoiser import DenoiserLike
-from retro_diffusion.parameterizations import Prediction
+from retro_diffusion.parameterizations import Prediction, from_eps
 from retro_diffusion.reverse import reverse_step
-from retro_diffusion.samplers.state import State
+from retro_diffusion.samplers.state import State, sampler
 from retro_diffusion.schedules import NoiseSchedule
 from retro_diffusion.tensors import match_dims, randn_like
-from retro_diffusion.times import check_grid
 
 
 def ddim_step(
@@ -59,7 +58,7 @@ def ddim_step(
     return mean + match_dims(tau2.sqrt(), x0) * randn_like(x0, generator)
 
 
-@torch.no_grad()
+@sampler
 def ddim(
     denoiser: DenoiserLike,
     x: Tensor,
@@ -96,11 +95,48 @@ def ddim(
     Raises
     ------
     ValueError
-        If ``eta`` is outside [0, 1], or the grid is not one (`times.check_grid`).
+        If ``eta`` is outside [0, 1], or ``x`` or ``times`` cannot be a start and a grid.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], not {eta}")
-    for t, s in pairwise(check_grid(denoiser.schedule, times)):
+    for t, s in pairwise(times):
         prediction = denoiser(x, t, cond)
         x = ddim_step(denoiser.schedule, prediction, t, s, eta=eta, generator=generator)
         yield State(s, x, prediction)
+
+
+@sampler
+def ddim_inversion(
+    denoiser: DenoiserLike,
+    x: Tensor,
+    times: Tensor,
+    cond: Any = None,
+) -> Iterator[State]:
+    """Encode data into noise: DDIM's steps with ``eta = 0``, up the same grid.
+
+    Song et al. 2021 (arXiv:2010.02502), section 5.4: Euler's method for the probability-flow ODE,
+    run from data to noise; `ddim` on the same grid decodes. The denoiser is asked at the lower end
+    of each step, except where that end has no noise (``sigma = 0``): there at the upper one.
+
+    Parameters
+    ----------
+    denoiser
+        Any denoiser.
+    x
+        Data (a sample at ``times[-1]``), shape (B, *D).
+    times
+        The grid that `ddim` walks down: decreasing, shape (S + 1,).
+    cond
+        Passed to the denoiser.
+
+    Yields
+    ------
+    State
+        After each of the S steps, the last at ``times[0]``; one function evaluation each.
+    """
+    schedule = denoiser.schedule
+    for s, t in pairwise(times.flip(0)):
+        at = s if schedule.sigma(s) > 0 else t
+        prediction = from_eps(schedule, x, denoiser(x, at, cond).eps, s)
+        x = ddim_step(schedule, prediction, s, t)
+        yield State(t, x, prediction)
