@@ -16,6 +16,7 @@ from retro_diffusion.losses import (
     bound_loss,
     bound_terms,
     denoising_loss,
+    edm,
     elbo,
     elbo_steps,
     elbo_steps_upper,
@@ -25,7 +26,12 @@ from retro_diffusion.losses import (
     l1,
     l2,
     min_snr,
+    sech,
+    simple,
     simple_loss,
+    snr_plus_one,
+    truncated_snr,
+    weighted_bound,
     x0_error,
 )
 from retro_diffusion.oracles import Gaussian, GaussianMixture
@@ -275,6 +281,62 @@ def test_min_snr_bounds_the_weight_of_the_x0_error():
         weight = min_snr(gamma)(linear(), t)
         torch.testing.assert_close(weight * snr, snr.clamp(max=gamma))
     torch.testing.assert_close(x0_error(linear(), t), 1 / snr)
+
+
+@pytest.mark.parametrize(
+    ("parameterization", "weight"),
+    [(predict_eps, simple), (predict_x0, x0_error), (predict_v, snr_plus_one)],
+)
+def test_unweighted_losses_are_these_weights_on_the_eps_error(parameterization, weight):
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    schedule = LinearVP()
+    denoiser = Denoiser(nn.Identity(), schedule, parameterization)
+    torch.testing.assert_close(eps_error_scale(denoiser, t) ** -2, weight(schedule, t))
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 0.9])
+@pytest.mark.parametrize("schedule", [SigmaSchedule(), LinearVP()])
+def test_edm_s_weight_gives_its_own_target_weight_1(schedule, sigma_data):
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64) * schedule.t_max
+    denoiser = Denoiser(nn.Identity(), schedule, precondition_edm(sigma_data))
+    unit = edm(sigma_data)(schedule, t) * eps_error_scale(denoiser, t) ** 2
+    torch.testing.assert_close(unit, torch.ones_like(t))
+    level = schedule.sigma(t) / schedule.alpha(t)  # table 1, on the x0-error
+    theirs = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
+    torch.testing.assert_close(edm(sigma_data)(schedule, t), theirs * level**2)
+    with pytest.raises(ValueError, match="sigma_data"):
+        edm(0.0)
+
+
+def test_the_truncated_weight_is_the_larger_of_two_errors():
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    of_x0 = truncated_snr(CosineVP(), t) * torch.exp(CosineVP().logsnr(t))
+    torch.testing.assert_close(of_x0, torch.exp(CosineVP().logsnr(t)).clamp(min=1))
+
+
+def test_on_the_cosine_path_sech_is_l_simple():
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    torch.testing.assert_close(sech(CosineVP(), t), math.pi * simple(CosineVP(), t))
+    assert float(sech(LinearVP(), t).std()) > 0.1
+
+
+@pytest.mark.parametrize("weight", [torch.ones_like, lambda logsnr: 1 / torch.cosh(logsnr / 2)])
+def test_a_weighted_bound_does_not_depend_on_the_schedule_between_its_ends(weight):
+    # N(0, s2) has the eps-error alpha^2 s2 / v; the integral over t between the same two log-SNRs.
+    ends, s2, integrals = f64(6.0, -6.0), 0.25, []
+    for schedule in (LinearVP(), CosineVP(), SigmaSchedule()):
+        low, high = schedule.time_at(ends)
+        edges = low + (high - low) * torch.linspace(0, 1, 200_001, dtype=torch.float64)
+        t = (edges[1:] + edges[:-1]) / 2
+        alpha2, sigma2 = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
+        error = alpha2 * s2 / (alpha2 * s2 + sigma2)
+        integrals.append(float((weighted_bound(weight)(schedule, t) * error).mean() * (high - low)))
+    assert integrals[0] == pytest.approx(integrals[1], rel=1e-4)
+    assert integrals[0] == pytest.approx(integrals[2], rel=1e-4)
+    if weight is torch.ones_like:  # the closed form
+        snr_high, snr_low = math.exp(6), math.exp(-6)
+        exact = 0.5 * math.log((1 + s2 * snr_high) / (1 + s2 * snr_low))
+        assert integrals[0] == pytest.approx(exact, rel=1e-4)
 
 
 # ---- Losses of whole batches -------------------------------------------------------------------

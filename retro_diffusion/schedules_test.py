@@ -16,17 +16,27 @@ from retro_diffusion.schedules import (
     LinearVP,
     RectifiedFlow,
     SigmaSchedule,
+    SubVP,
     TabulatedSchedule,
     cosine,
     linear,
+    rescale_zero_terminal_snr,
     rescaled_linear,
+    scaled_linear,
 )
 
 torch.set_num_threads(1)
 
-CHAINS = {"linear": linear(), "cosine": cosine(), "rescaled": rescaled_linear(50)}
+CHAINS = {
+    "linear": linear(),
+    "cosine": cosine(),
+    "rescaled": rescaled_linear(50),
+    "scaled": scaled_linear(),
+    "zero terminal": rescale_zero_terminal_snr(scaled_linear()),
+}
 CONTINUOUS = {
     "LinearVP": LinearVP(),
+    "SubVP": SubVP(),
     "CosineVP": CosineVP(),
     "GeometricVE": GeometricVE(),
     "SigmaSchedule": SigmaSchedule(),
@@ -83,6 +93,14 @@ def test_tables_are_computed_in_float64():
         (linear(50, 2e-3, 0.4), {"beta_start": 2e-3, "beta_end": 0.4, "num_train_timesteps": 50}),
         (cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
         (cosine(100), {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 100}),
+        (
+            scaled_linear(),
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        ),
+        (
+            rescale_zero_terminal_snr(linear()),
+            {"beta_schedule": "linear", "rescale_betas_zero_snr": True},
+        ),
     ],
 )
 def test_chains_agree_with_diffusers(ours, theirs):
@@ -104,6 +122,43 @@ def test_linear_vp_is_the_limit_of_long_chains():
         gaps.append(float(gap))
     assert gaps[0] < 0.1
     assert gaps[0] / gaps[1] == pytest.approx(4, rel=0.15)  # an error of order 1 / T
+
+
+def test_latent_diffusion_s_chain_leaves_half_a_percent_of_the_signal_power():
+    assert float(scaled_linear().alphas_cumprod[-1]) == pytest.approx(4.66e-3, rel=1e-3)
+    assert float(scaled_linear().betas[500]) != pytest.approx(float(scaled_linear().betas.mean()))
+
+
+@pytest.mark.parametrize("chain", [linear(), scaled_linear(), cosine(), linear(2, 0.1, 0.3)])
+def test_zero_terminal_snr_keeps_the_first_step_and_ends_in_pure_noise(chain):
+    rescaled = rescale_zero_terminal_snr(chain)
+    first, final = f64(1.0, chain.t_max)
+    torch.testing.assert_close(rescaled.alpha(first), chain.alpha(first))
+    assert float(rescaled.alpha(final)) == 0 and float(rescaled.sigma(final)) == 1
+    assert float(rescaled.betas[-1]) == 1
+    with pytest.raises(ValueError, match="at least two"):
+        rescale_zero_terminal_snr(linear(1))
+
+
+def test_alpha_falls_to_zero_along_the_last_step_of_a_zero_terminal_chain():
+    chain = rescale_zero_terminal_snr(linear())
+    t = torch.linspace(999, 1000, 11, dtype=torch.float64)
+    share = (chain.alpha(t) / chain.alpha(t[0])) ** 2
+    torch.testing.assert_close(share, 1000 - t, rtol=1e-9, atol=1e-12)
+
+
+def test_sub_vp_has_the_vp_signal_and_the_square_of_its_noise():
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    assert torch.equal(SubVP().alpha(t), LinearVP().alpha(t))
+    torch.testing.assert_close(SubVP().sigma(t), LinearVP().sigma(t) ** 2)
+
+
+def test_the_sub_vp_sde_has_the_papers_g():
+    t = torch.linspace(0.01, 1, 21, dtype=torch.float64)
+    beta, integral = 0.1 + t * 19.9, 0.1 * t + 0.5 * 19.9 * t**2
+    g2 = beta * -torch.expm1(-2 * integral)
+    torch.testing.assert_close(SubVP().diffusion(t) ** 2, g2, rtol=1e-10, atol=0)
+    torch.testing.assert_close(SubVP().drift(t), -beta / 2, rtol=1e-12, atol=0)
 
 
 # ---- alpha, sigma, logsnr ----------------------------------------------------------------------
@@ -271,6 +326,22 @@ def test_the_forward_sde_can_start_at_the_data(name):
     torch.testing.assert_close(start, near, rtol=1e-6, atol=1e-4)
 
 
+# ---- Times from noise levels -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_time_can_be_found_by_its_log_snr(name):
+    schedule, t = EVERY[name], inner_times(EVERY[name])
+    found = schedule.time_at(schedule.logsnr(t))
+    torch.testing.assert_close(found, t, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_levels_that_a_path_does_not_reach_are_at_its_ends(name):
+    ends = EVERY[name].time_at(f64(math.inf, -math.inf))
+    assert ends.tolist() == [EVERY[name].t_min, EVERY[name].t_max]
+
+
 # ---- add_noise ---------------------------------------------------------------------------------
 
 
@@ -329,3 +400,22 @@ def test_a_rescaled_chain_needs_more_than_twenty_steps():
     assert float(rescaled_linear(21).betas[-1]) < 1
     with pytest.raises(ValueError, match="more than 20"):
         rescaled_linear(20)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinearVP(-1.0, 2.0), "beta_min"),
+        (lambda: SubVP(0.0, 0.0), "beta_min"),
+        (lambda: CosineVP(1.5), "t_max"),
+        (lambda: CosineVP(0.0), "t_max"),
+        (lambda: GeometricVE(1.0, 0.5), "sigma_min"),
+        (lambda: GeometricVE(0.0, 0.5), "sigma_min"),
+        (lambda: SigmaSchedule(math.inf), "t_max"),
+        (lambda: SigmaSchedule(math.nan), "t_max"),
+        (lambda: scaled_linear(10, -0.1, 0.2), "betas"),
+    ],
+)
+def test_impossible_paths_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
