@@ -165,3 +165,44 @@ class Clipped:
         return parameterizations.from_x0(self.schedule, x_t, x0, t)._replace(
             variance_fraction=prediction.variance_fraction
         )
+
+
+class OnSchedule:
+    """A denoiser moved to another path: every sampler of that path can run it, without training.
+
+    A path is a noise level ``sigma / alpha`` and a scale (Karras et al. 2022, arXiv:2206.00364, equation
+    1 and appendix B): ``x_t`` of the new path, rescaled, is an ``x_t`` of the old one at the time of
+    equal log-SNR, and the pair it holds is the same.
+
+    Parameters
+    ----------
+    denoiser
+        Any denoiser.
+    schedule
+        The new path.
+    """
+
+    def __init__(self, denoiser: DenoiserLike, schedule: NoiseSchedule) -> None:
+        self.denoiser = denoiser
+        self.schedule = schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Any = None) -> Prediction:
+        """Predict the pair for ``x_t`` of shape (B, *D) at time ``t`` of the new path.
+
+        Raises
+        ------
+        ValueError
+            If the denoiser's own path does not reach this noise level.
+        """
+        own = self.denoiser.schedule
+        logsnr = self.schedule.logsnr(t)
+        time = own.time_at(logsnr)
+        if not torch.allclose(own.logsnr(time), logsnr.double(), rtol=1e-6, atol=1e-6):
+            raise ValueError(
+                f"t from {float(t.min()):g} to {float(t.max()):g} of {type(self.schedule).__name__} has "
+                f"log-SNR from {float(logsnr.max()):g} to {float(logsnr.min()):g}, which is outside "
+                f"the denoiser's {type(own).__name__}"
+            )
+        power = self.schedule.alpha(t) ** 2 + self.schedule.sigma(t) ** 2
+        own_power = own.alpha(time) ** 2 + own.sigma(time) ** 2
+        return self.denoiser(match_dims((own_power / power).sqrt(), x_t) * x_t, time, cond)

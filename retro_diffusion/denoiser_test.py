@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from retro_diffusion import parameterizations
-from retro_diffusion.denoiser import Clipped, Denoiser
+from retro_diffusion.denoiser import Clipped, Denoiser, OnSchedule
 from retro_diffusion.oracles import GaussianMixture
 from retro_diffusion.parameterizations import (
     precondition_edm,
@@ -20,7 +20,15 @@ from retro_diffusion.parameterizations import (
     predict_x0,
 )
 from retro_diffusion.reverse import predict_posterior_mean
-from retro_diffusion.schedules import CosineVP, LinearVP, RectifiedFlow, SigmaSchedule, linear
+from retro_diffusion.schedules import (
+    CosineVP,
+    GeometricVE,
+    LinearVP,
+    RectifiedFlow,
+    SigmaSchedule,
+    SubVP,
+    linear,
+)
 
 torch.set_num_threads(1)
 
@@ -197,3 +205,37 @@ def test_the_pair_of_a_denoiser_explains_x_t():
     torch.testing.assert_close(linear().add_noise(x0, eps, t), x_t)
     velocity = parameterizations.velocity(linear(), denoiser(x_t, t), t)
     assert velocity.shape == x_t.shape
+
+
+PATHS = [LinearVP(), SubVP(), CosineVP(), GeometricVE(), SigmaSchedule(), RectifiedFlow(), linear()]
+
+
+@pytest.mark.parametrize("old", PATHS)
+@pytest.mark.parametrize("new", PATHS)
+def test_a_denoiser_of_one_path_is_one_of_every_path(old, new):
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])
+    moved, there = (
+        OnSchedule(GaussianMixture(old, means, 0.3), new),
+        GaussianMixture(new, means, 0.3),
+    )
+    t = new.time_at(f64(4.0, 0.0, -3.0))
+    x_t = new.add_noise(f64([-1, 0.1], [0.2, 0.4], [1, 1]), f64([0.3, 2], [-1, 0], [0.5, 0.7]), t)
+    for ours, exact in zip(moved(x_t, t)[:2], there(x_t, t)[:2], strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-8, atol=1e-8)
+
+
+def test_pure_noise_can_be_moved_where_both_paths_have_it():
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])
+    cosine = CosineVP(t_max=1.0)
+    moved = OnSchedule(GaussianMixture(RectifiedFlow(), means, 0.3), cosine)
+    exact = GaussianMixture(cosine, means, 0.3)
+    x_t = f64([0.3, -2.0])
+    torch.testing.assert_close(moved(x_t, f64(1.0)[0]).x0, exact(x_t, f64(1.0)[0]).x0)
+
+
+def test_a_noise_level_that_the_denoiser_does_not_know_is_refused():
+    moved = OnSchedule(GaussianMixture(GeometricVE(0.01, 2.0), torch.zeros(1, 2), 0.3), LinearVP())
+    moved(torch.ones(1, 2), f64(0.3)[0])
+    for t in (1e-6, 1.0):
+        with pytest.raises(ValueError, match="outside the denoiser's GeometricVE"):
+            moved(torch.ones(1, 2), f64(t)[0])
