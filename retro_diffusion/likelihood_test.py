@@ -83,6 +83,13 @@ def test_bins_hold_differences_of_the_distribution_function(mean):
     torch.testing.assert_close(ours, naive, rtol=1e-9, atol=1e-14)
 
 
+def test_by_default_the_bins_are_those_of_8_bit_images():
+    x = torch.arange(256, dtype=torch.float64)[:, None] / 127.5 - 1
+    for mean in (-0.3, 0.999):
+        total = discretized_decoder()(x, f64(mean), f64(1e-4)).exp().sum()
+        assert float(total) == pytest.approx(1, abs=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_far_tails_stay_finite_and_symmetric(dtype):
     x = torch.linspace(-1, 1, 256, dtype=dtype)

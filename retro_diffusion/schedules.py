@@ -129,8 +129,10 @@ class NoiseSchedule(ABC):
         logsnr = logsnr.detach().to(device="cpu", dtype=torch.float64)
         early = torch.full_like(logsnr, self.t_min)
         late = torch.full_like(logsnr, self.t_max)
-        for _ in range(200):
+        for _ in range(200):  # enough to cross float64's range; most searches end at 60
             middle = (early + late) / 2
+            if bool(((middle == early) | (middle == late)).all()):
+                break
             cleaner = self.logsnr(middle) > logsnr
             early, late = torch.where(cleaner, middle, early), torch.where(cleaner, late, middle)
         return torch.where(self.logsnr(late) >= logsnr, late, early)

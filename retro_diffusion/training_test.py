@@ -62,6 +62,18 @@ def test_learns() -> None:
     torch.testing.assert_close(state.ema(x), torch.full((4, 2), 3.0), atol=0.2, rtol=0)
 
 
+def test_a_step_trains_even_after_the_caller_evaluated() -> None:
+    modes = []
+
+    def loss(model: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        modes.append(model.training)
+        return toward_three(model, batch, generator)
+
+    for state in run(small(), n_steps=4, loss=loss):
+        state.denoiser.eval()
+    assert modes == [True] * 4
+
+
 def test_first_step_by_hand() -> None:
     model = nn.Linear(2, 2)
     before = weights(model)

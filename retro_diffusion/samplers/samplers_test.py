@@ -12,7 +12,15 @@ from retro_diffusion.denoiser import Clipped, Denoiser
 from retro_diffusion.oracles import Gaussian, GaussianMixture
 from retro_diffusion.parameterizations import Prediction
 from retro_diffusion.reverse import learned_variance, lower_variance, upper_variance
-from retro_diffusion.samplers import State, ancestral, ddim, ddim_step, last, starting_noise
+from retro_diffusion.samplers import (
+    State,
+    ancestral,
+    ddim,
+    ddim_inversion,
+    ddim_step,
+    last,
+    starting_noise,
+)
 from retro_diffusion.schedules import (
     CosineVP,
     GeometricVE,
@@ -154,6 +162,35 @@ def test_ddim_can_be_run_backwards():
     up = ddim_step(schedule, oracle(x, t), t, s)
     back = ddim_step(schedule, oracle(up, s), s, t)
     torch.testing.assert_close(back, x, rtol=2e-3, atol=0)
+
+
+def test_inversion_asks_where_each_step_begins_except_at_the_data():
+    asked = []
+
+    class Spy:
+        schedule = linear()
+
+        def __call__(self, x_t, t, cond=None):
+            asked.append(float(t))
+            return gaussian(self.schedule)(x_t, t)
+
+    grid = trailing(linear(), 5)
+    states = list(ddim_inversion(Spy(), torch.ones(2, 1), grid))
+    assert asked == [200.0, 200.0, 400.0, 600.0, 800.0]
+    assert [float(s.t) for s in states] == grid.flip(0)[1:].tolist()
+
+
+def test_encoding_finds_the_latent_of_the_exact_flow_and_decoding_returns():
+    schedule, oracle, x0 = linear(), gaussian(linear(), 0.25, 0.4), f64([0.9], [0.1])
+    latent = oracle.flow(x0, f64(0.0)[0], f64(1000.0)[0])
+    wrong, trips = [], []
+    for n in (100, 200, 400):
+        grid = uniform(schedule, n)
+        encoded = last(ddim_inversion(oracle, x0, grid))
+        wrong.append(float((encoded - latent).abs().max()))
+        trips.append(float((last(ddim(oracle, encoded, grid)) - x0).abs().max()))
+    for errors in (wrong, trips):  # of first order
+        assert all(b == pytest.approx(a / 2, rel=0.15) for a, b in pairwise(errors))
 
 
 # ---- Identities --------------------------------------------------------------------------------
