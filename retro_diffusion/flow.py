@@ -169,6 +169,8 @@ def log_likelihood(
     ------
     ValueError
         If ``start`` is outside the schedule or has no noise, or a tolerance is too small.
+    FloatingPointError
+        If the velocity or its divergence is not finite.
     RuntimeError
         If the solver gives up.
     """

@@ -46,6 +46,8 @@ def solve(
     ------
     ValueError
         If a tolerance is too small.
+    FloatingPointError
+        If ``slope`` returns NaN or infinity.
     RuntimeError
         If the solver gives up.
     """
@@ -61,6 +63,8 @@ def solve(
 
     def flat_slope(time: float, flat: np.ndarray) -> np.ndarray:
         value = slope(torch.tensor(time, dtype=torch.float64), as_tensor(flat))
+        if not bool(value.isfinite().all()):  # SciPy would search for a step size for ever
+            raise FloatingPointError(f"the slope is not finite at t = {time:g}")
         return np.asarray(value.double().flatten().cpu())
 
     start, ends = y.double().flatten().cpu().numpy(), (float(t), float(s))

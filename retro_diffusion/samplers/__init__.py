@@ -22,6 +22,7 @@ from retro_diffusion.samplers.langevin import (
 )
 from retro_diffusion.samplers.ode import adaptive, euler, heun
 from retro_diffusion.samplers.sde import (
+    corrector_step,
     euler_maruyama,
     euler_maruyama_step,
     predictor_corrector,
@@ -34,6 +35,7 @@ __all__ = [
     "adaptive",
     "ancestral",
     "annealed_langevin",
+    "corrector_step",
     "ddim",
     "ddim_inversion",
     "ddim_step",

@@ -113,6 +113,8 @@ def adaptive(
     ------
     ValueError
         If the grid ends at ``sigma = 0``, or a tolerance is too small.
+    FloatingPointError
+        If the velocity is not finite.
     RuntimeError
         If the solver gives up.
     """

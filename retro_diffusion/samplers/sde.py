@@ -21,7 +21,6 @@ from retro_diffusion import parameterizations
 from retro_diffusion.denoiser import DenoiserLike
 from retro_diffusion.parameterizations import Prediction
 from retro_diffusion.reverse import reverse_step
-from retro_diffusion.samplers.langevin import released_langevin_step
 from retro_diffusion.samplers.state import State, sampler
 from retro_diffusion.schedules import NoiseSchedule
 from retro_diffusion.tensors import match_dims, randn_like
@@ -105,6 +104,34 @@ def reverse_diffusion_step(
     return x + added.sqrt() * randn_like(x, generator)
 
 
+def corrector_step(
+    x: Tensor, score: Tensor, snr: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """``x + e score + sqrt(2 e) z`` with ``e = 2 (snr |z| / |score|)^2``, norms averaged over the batch.
+
+    Song et al. 2021, algorithms 4 and 5: a step of Langevin dynamics whose score part is ``snr`` times as
+    long as its noise.
+
+    Parameters
+    ----------
+    x, score
+        Sample and score of its law, shape (B, *D).
+    snr
+        The paper's ``r``, shape (); on a path with ``alpha < 1``, times ``alpha``.
+    generator
+        Source of ``z``.
+
+    Returns
+    -------
+    Tensor
+        Shape (B, *D).
+    """
+    z = randn_like(x, generator)
+    noise_norm, score_norm = z.flatten(1).norm(dim=1).mean(), score.flatten(1).norm(dim=1).mean()
+    size = 2 * (match_dims(snr, x) * noise_norm / score_norm) ** 2
+    return x + size * score + (2 * size).sqrt() * z
+
+
 @sampler
 def euler_maruyama(
     denoiser: DenoiserLike,
@@ -166,11 +193,10 @@ def predictor_corrector(
 ) -> Iterator[State]:
     """Alternate a step of the reverse SDE with steps of Langevin dynamics at the level it reached.
 
-    Song et al. 2021 (arXiv:2011.13456), algorithm 1. The corrector's step size,
-    ``2 alpha_s^2 (snr |z| / |score|)^2`` with norms averaged over the batch, and its update are those
-    of algorithms 4 and 5. Nothing is corrected where ``sigma = 0``. (The released code runs the
-    corrector first, at the level where the predictor is about to start: the same chain but for
-    its first and last moves.)
+    Song et al. 2021 (arXiv:2011.13456), algorithm 1, with the corrector of algorithms 4 and 5 (on a path
+    with ``alpha < 1`` its size has the factor ``alpha_s^2``). Nothing is corrected where ``sigma = 0``. (The
+    released code runs the corrector first, at the level where the predictor is about to start: the same
+    chain but for its first and last moves.)
 
     Parameters
     ----------
@@ -209,16 +235,8 @@ def predictor_corrector(
         for _ in range(n_corrector_steps if schedule.sigma(s) > 0 else 0):
             prediction = denoiser(x, s, cond)
             score = parameterizations.score(schedule, prediction, s)
-            size = schedule.alpha(s) ** 2 * _corrector_size(score, snr)
-            x = released_langevin_step(x, score, size, generator)
+            x = corrector_step(x, score, snr * schedule.alpha(s), generator)
         yield State(s, x, prediction)
-
-
-def _corrector_size(score: Tensor, snr: float) -> Tensor:
-    """``2 (snr E|z| / E|score|)^2``, E over the batch; a standard normal z has norm sqrt(D)."""
-    n_dims = score[0].numel()
-    mean_norm = score.flatten(1).norm(dim=1).mean().double().cpu()
-    return 2 * snr**2 * n_dims / mean_norm**2
 
 
 def _check_drift(schedule: NoiseSchedule, t: Tensor) -> None:
