@@ -1,21 +1,20 @@
 """What the cells of every notebook share: a start and a finish, figures with alt text, claims.
 
 A notebook's first code cell calls `start`, its last calls `Run.finish`. In between, `show` displays
-figures and `claims_table` sets the papers' numbers beside ours.
+figures and `claims_table` sets the papers' numbers beside ours (`retro_diffusion.claims`).
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,10 +25,22 @@ from PIL import Image
 from scipy import stats
 
 from retro_diffusion import __version__, plotting
+from retro_diffusion.claims import Claim, ClaimTable, check, claims_table
 
 Profile = Literal["fast", "full"]
-Grade = Literal["EXACT", "ROBUST", "FRAGILE"]
 T = TypeVar("T")
+
+__all__ = [
+    "Claim",
+    "ClaimTable",
+    "Interval",
+    "Run",
+    "check",
+    "claims_table",
+    "mean_interval",
+    "show",
+    "start",
+]
 
 WALL_TIME = "@wall-time@"
 """Stands for the wall time while outputs are rendered; the renderer puts a round number there."""
@@ -222,112 +233,3 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
     variance = math.fsum((v - mean) ** 2 for v in numbers) / (n - 1)
     quantile = float(stats.t.ppf(0.5 + confidence / 2, n - 1))
     return Interval(mean, quantile * math.sqrt(variance / n))
-
-
-# ---- claims ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of a paper, with its number, ours and a verdict.
-
-    Attributes
-    ----------
-    statement
-        The claim in a sentence.
-    paper
-        The paper's number with its source and data set, such as ``"FID 3.17, CIFAR-10 (Table 1)"``.
-    ours
-        Our number, with its interval where it is random.
-    grade
-        EXACT: a closed form, no training. ROBUST: random or trained, but a large effect. FRAGILE:
-        may not survive the scale of a laptop, so a failure is reported and stops nothing.
-    passed
-        Whether our number supports the claim.
-    note
-        Anything a reader must know to compare the two numbers.
-    """
-
-    statement: str
-    paper: str
-    ours: str
-    grade: Grade
-    passed: bool
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if self.grade not in get_args(Grade):
-            raise ValueError(f"A grade is EXACT, ROBUST or FRAGILE, not {self.grade!r}.")
-        if not self.statement.strip():
-            raise ValueError("A claim needs a statement.")
-        object.__setattr__(self, "passed", bool(self.passed))  # NumPy and torch have their own
-
-    @property
-    def verdict(self) -> str:
-        """What the table says: supported, or NOT SUPPORTED AT THIS SCALE."""
-        return "supported" if self.passed else "NOT SUPPORTED AT THIS SCALE"
-
-
-_COLUMNS = ("Claim", "Paper", "Ours", "Grade", "Verdict")
-_CELL = "text-align:left;vertical-align:top;padding:0.4em 0.8em;white-space:normal"
-
-
-@dataclass(frozen=True)
-class ClaimTable:
-    """Claims as a table: HTML in a notebook, plain text elsewhere."""
-
-    claims: tuple[Claim, ...]
-
-    def __iter__(self) -> Iterator[Claim]:
-        return iter(self.claims)
-
-    def __repr__(self) -> str:
-        return "\n\n".join(_plain(claim) for claim in self.claims)
-
-    def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col" style="{_CELL}">{name}</th>' for name in _COLUMNS)
-        rows = "\n".join(_row(claim) for claim in self.claims)
-        return (
-            '<table style="border-collapse:collapse">\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
-        )
-
-
-def claims_table(claims: Iterable[Claim]) -> ClaimTable:
-    """Return the claims as a table to end a cell with."""
-    table = ClaimTable(tuple(claims))
-    if not table.claims:
-        raise ValueError("A claims table needs at least one claim.")
-    return table
-
-
-def check(claims: Iterable[Claim]) -> None:
-    """Raise AssertionError if an EXACT or ROBUST claim fails; a FRAGILE one never raises."""
-    failed = [c for c in claims if not c.passed and c.grade != "FRAGILE"]
-    if failed:
-        listing = "; ".join(f"[{c.grade}] {c.statement} (ours: {c.ours})" for c in failed)
-        raise AssertionError(f"{_count(len(failed), 'claim')} failed that must hold: {listing}")
-
-
-def _plain(claim: Claim) -> str:
-    lines = [
-        f"[{claim.grade}] {claim.statement}",
-        f"  paper:   {claim.paper}",
-        f"  ours:    {claim.ours}",
-        f"  verdict: {claim.verdict}",
-    ]
-    return "\n".join(lines + ([f"  note:    {claim.note}"] if claim.note else []))
-
-
-def _row(claim: Claim) -> str:
-    statement = html.escape(claim.statement)
-    if claim.note:
-        statement += f"<br><small>{html.escape(claim.note)}</small>"
-    # The verdict is told by its words, a mark and weight; colour only repeats it. Blue and orange
-    # stay apart for colour-blind readers, and the text keeps the colour of the reader's theme.
-    mark, weight, color = ("✓", "normal", "#0072b2") if claim.passed else ("✗", "bold", "#d55e00")
-    verdict = f"{mark} {html.escape(claim.verdict)}"
-    cells = [statement, html.escape(claim.paper), html.escape(claim.ours), claim.grade]
-    columns = "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells)
-    style = f"{_CELL};font-weight:{weight};border-left:4px solid {color}"
-    return f'<tr>{columns}<td style="{style}">{verdict}</td></tr>'

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from retro_diffusion import notebook
-from retro_diffusion.notebook import Claim, check, claims_table, mean_interval, show, start
+from retro_diffusion import claims, notebook
+from retro_diffusion.notebook import mean_interval, show, start
 
 
 @pytest.fixture(autouse=True)
@@ -195,53 +195,6 @@ def test_too_little_for_an_interval_is_refused(values: list[float]) -> None:
 # ---- claims ----------------------------------------------------------------
 
 
-def _claim(**changes: Any) -> Claim:
-    values: dict[str, Any] = {
-        "statement": "A cosine schedule needs fewer steps.",
-        "paper": "FID 3.2",
-        "ours": "18 ± 1",
-        "grade": "ROBUST",
-        "passed": True,
-    }
-    return Claim(**(values | changes))
-
-
-def test_the_table_shows_every_column_twice() -> None:
-    table = claims_table([_claim(), _claim(grade="FRAGILE", passed=False, note="another data set")])
-    for text in (repr(table), table._repr_html_()):
-        assert "FID 3.2" in text and "18 ± 1" in text and "another data set" in text
-        assert "supported" in text and "NOT SUPPORTED AT THIS SCALE" in text
-        assert "ROBUST" in text and "FRAGILE" in text
-
-
-def test_html_is_escaped() -> None:
-    evil = "<script>alert('x')</script> & \"more\""
-    page = claims_table([_claim(statement=evil, paper=evil, ours=evil, note=evil)])._repr_html_()
-    assert "<script>" not in page
-    assert page.count("&lt;script&gt;") == 4 and page.count("&amp;") == 4
-
-
-def test_text_takes_the_readers_theme() -> None:
-    page = claims_table([_claim()])._repr_html_()
-    assert "background" not in page and ";color:" not in page and '"color:' not in page
-
-
-@pytest.mark.parametrize("passed", [np.bool_(True), torch.tensor(1.0) > 0, 1])
-def test_a_verdict_may_come_from_numpy_or_torch(passed: Any) -> None:
-    assert _claim(passed=passed).passed is True
-
-
-def test_check_raises_for_the_grades_that_must_hold() -> None:
-    check([_claim(), _claim(grade="FRAGILE", passed=False)])
-    for grade in ("EXACT", "ROBUST"):
-        with pytest.raises(AssertionError, match=rf"1 claim failed.*\[{grade}\].*18 ± 1"):
-            check(claims_table([_claim(), _claim(grade=grade, passed=False)]))
-
-
-def test_a_malformed_claim_is_refused() -> None:
-    with pytest.raises(ValueError, match="EXACT, ROBUST or FRAGILE"):
-        _claim(grade="SURE")
-    with pytest.raises(ValueError, match="statement"):
-        _claim(statement=" ")
-    with pytest.raises(ValueError, match="at least one claim"):
-        claims_table([])
+def test_a_notebook_has_the_ledger_at_hand() -> None:
+    assert (notebook.Claim, notebook.check) == (claims.Claim, claims.check)
+    assert (notebook.ClaimTable, notebook.claims_table) == (claims.ClaimTable, claims.claims_table)

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tools.notebooks import documents, pairing
+from tools.notebooks import documents, pages, pairing
 from tools.notebooks.documents import METADATA, RECORD, Cell, Notebook, NotebookError
+from tools.notebooks.pairing import Pair
 
 MAX_BYTES = 1_000_000
 
@@ -40,7 +41,9 @@ _MEMORY_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{8,}\b")
 Check = Callable[[Notebook], Iterator[str]]
 
 
-def problems(raw: str, text: str | None, name: str, host: str = "") -> list[str]:
+def problems(
+    raw: str, text: str | None, name: str, claims: str | None, host: str = ""
+) -> list[str]:
     """Return every fault of a notebook as a sentence; none if it may be committed.
 
     Parameters
@@ -51,6 +54,8 @@ def problems(raw: str, text: str | None, name: str, host: str = "") -> list[str]
         The contents of its text notebook, None if it has none.
     name
         The notebook's name, for the messages.
+    claims
+        The contents of its page of the ledger, None if it has none.
     host
         The name of the machine that rendered it, which must not appear in an output.
     """
@@ -61,8 +66,15 @@ def problems(raw: str, text: str | None, name: str, host: str = "") -> list[str]
         return [str(error)]
     for check in (_rendered, _order, _outputs, _images, _first_and_last, _sections, _exercises):
         found += check(notebook)
-    found += _portable(notebook, host)
+    found += [*_portable(notebook, host), *_claims(notebook, name, claims)]
     return [f"{name}: {sentence}" for sentence in found]
+
+
+def pair_problems(pair: Pair, host: str = "") -> list[str]:
+    """Return the `problems` of a notebook with the two files that belong to it, if they exist."""
+    others = (pair.text, pair.claims)
+    text, claims = (p.read_text(encoding="utf-8") if p.exists() else None for p in others)
+    return problems(pair.notebook.read_text(encoding="utf-8"), text, pair.name, claims, host)
 
 
 # ---- the pair and the file -------------------------------------------------
@@ -165,6 +177,21 @@ def _words(cell: Cell) -> Iterator[str]:
                 yield str(value)
 
 
+# ---- claims ----------------------------------------------------------------
+
+
+def _claims(notebook: Notebook, name: str, stored: str | None) -> Iterator[str]:
+    try:
+        wanted = pages.page_text(notebook, name)
+    except NotebookError as error:
+        yield str(error)
+        return
+    if wanted is None and _shape(notebook) == "paper":
+        yield "it shows no claims; end a cell with claims_table(claims), and render it."
+    if wanted != stored:
+        yield f"docs/claims/{name}.json does not hold the claims of its outputs; {_sync(name)}."
+
+
 # ---- the shape -------------------------------------------------------------
 
 
@@ -204,7 +231,7 @@ def headings(notebook: Notebook) -> list[tuple[int, str]]:
 
 def _sections(notebook: Notebook) -> Iterator[str]:
     retro = notebook["metadata"].get("retro", {})
-    shape = retro.get("shape", "paper")
+    shape = _shape(notebook)
     if shape not in SHAPES:
         yield f"its shape {shape!r} is unknown; there are: {', '.join(SHAPES)}."
         return
@@ -226,6 +253,11 @@ def _sections(notebook: Notebook) -> Iterator[str]:
             position = min(i for i in places if i >= position)
 
 
+def _shape(notebook: Notebook) -> str:
+    shape: str = notebook["metadata"].get("retro", {}).get("shape", "paper")
+    return shape
+
+
 def _exercises(notebook: Notebook) -> Iterator[str]:
     prose = "\n\n".join(c["source"] for c in notebook["cells"] if c["cell_type"] == "markdown")
     opened = prose.count("<details>")
@@ -241,19 +273,19 @@ def _exercises(notebook: Notebook) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Check NAME.ipynb and, if given, text/NAME.py; return the exit code."""
+    """Check NAME.ipynb with its text and its page of the ledger; return the exit code."""
     files = {Path(a).suffix: Path(a) for a in arguments}
     if len(files) != len(arguments) or not {".py", ".ipynb"} >= set(files):
         sys.exit("usage: checks.py NAME.ipynb [text/NAME.py]")
     if ".ipynb" not in files:
         name = files[".py"].stem
         sys.exit(f"{name} has no outputs yet; run 'bazel run //notebooks:render -- {name}'.")
-    texts = {suffix: path.read_text(encoding="utf-8") for suffix, path in files.items()}
-    name = files[".ipynb"].stem
-    found = problems(texts[".ipynb"], texts.get(".py"), name)
+    notebook = files[".ipynb"]
+    text = files.get(".py", notebook.parent / "text" / f"{notebook.stem}.py")
+    found = pair_problems(Pair(notebook.stem, text, notebook))
     for sentence in found:
         print(sentence, file=sys.stderr)
-    print(f"{name}.ipynb: {len(found)} problems")
+    print(f"{notebook.name}: {len(found)} problems")
     return int(bool(found))
 
 

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from tools.notebooks import checks, documents, example, pairing
+from retro_diffusion.claims import MIME
+from tools.notebooks import checks, documents, example, pages, pairing
 from tools.notebooks.documents import Notebook
 from tools.notebooks.example import NAME, TEXT
 
+PAGE = pages.page_text(example.stored(), NAME)
+
 
 def _problems(notebook: Notebook, text: str | None = TEXT, host: str = "") -> list[str]:
-    return checks.problems(documents.dumps(notebook), text, NAME, host)
+    return checks.problems(documents.dumps(notebook), text, NAME, PAGE, host)
 
 
 def test_a_good_notebook_has_no_problems() -> None:
@@ -106,8 +109,8 @@ FAULTS: list[tuple[Callable[[Notebook], None], str]] = [
     (_two_images, "code cell 2 shows 2 images"),
     (_no_alt, "code cell 2 shows an image without alt text"),
     (_no_cell_alt, "code cell 2 lacks its alt text"),
-    (_recount, r"ran in the order \[1, 2, 7, 4\]"),
-    (_never_run, r"ran in the order \[None, 2, 3, 4\]"),
+    (_recount, r"ran in the order \[1, 2, 7, 4, 5\]"),
+    (_never_run, r"ran in the order \[None, 2, 3, 4, 5\]"),
     (_fast, "profile 'fast', not in full"),
     (_not_rendered, "profile None, not in full"),
     (_silent_start, "first code cell has no output"),
@@ -149,12 +152,12 @@ def test_a_hexadecimal_color_is_no_address() -> None:
 
 def test_a_missing_text_and_a_broken_file_are_found() -> None:
     assert any("has no text notebook" in p for p in _problems(example.stored(), None))
-    assert checks.problems("{", TEXT, NAME)[0].startswith(f"{NAME}.ipynb is not a notebook")
+    assert checks.problems("{", TEXT, NAME, PAGE)[0].startswith(f"{NAME}.ipynb is not a notebook")
 
 
 def test_a_reformatted_file_is_found() -> None:
     raw = documents.dumps(example.stored()).replace("\n ", "\n  ")
-    assert any("not in the form" in p for p in checks.problems(raw, TEXT, NAME))
+    assert any("not in the form" in p for p in checks.problems(raw, TEXT, NAME, PAGE))
 
 
 # ---- faults of the text ----------------------------------------------------
@@ -206,11 +209,60 @@ def test_a_guide_needs_fewer_sections() -> None:
     assert _problems(pairing.updated(text, example.stored(), NAME), text) == []
 
 
+# ---- claims ----------------------------------------------------------------
+
+
+def _rows(notebook: Notebook) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = _code(notebook, 4)["outputs"][0]["data"][MIME]["claims"]
+    return rows
+
+
+CLAIM_FAULTS: list[tuple[Callable[[Notebook], object], str]] = [
+    (lambda n: _rows(n)[0].pop("experiment"), r"claim 1 \('small-sum'\): it lacks the field 'exp"),
+    (lambda n: _rows(n)[0].update(band=" "), r"claim 1 \('small-sum'\): .* has an empty band"),
+    (lambda n: _rows(n)[0].update(control=""), "has an empty control"),
+    (lambda n: _rows(n)[0].update(passed=False), "json does not hold the claims of its outputs"),
+    (lambda n: _rows(n)[0].update(ours="11"), "run 'bazel run //notebooks:sync -- 99_example'"),
+    (lambda n: _rows(n).append(dict(_rows(n)[0])), "has the key 'small-sum' twice"),
+    (lambda n: _code(n, 4).update(outputs=[]), "it shows no claims"),
+    (lambda n: _code(n, 3)["outputs"].extend(_code(n, 4)["outputs"]), "'small-sum' twice"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "expected"), CLAIM_FAULTS)
+def test_a_fault_of_the_claims_is_found(spoil: Callable[[Notebook], object], expected: str) -> None:
+    notebook = example.stored()
+    spoil(notebook)
+    found = "\n".join(_problems(notebook))
+    assert re.search(expected, found), found
+
+
+def test_a_missing_or_edited_page_is_found() -> None:
+    raw = documents.dumps(example.stored())
+    assert PAGE is not None
+    for page in (None, PAGE.replace("15", "16"), PAGE + "\n"):
+        found = checks.problems(raw, TEXT, NAME, page)
+        assert len(found) == 1 and "does not hold the claims of its outputs" in found[0]
+
+
+def test_a_guide_needs_no_claims() -> None:
+    text = TEXT.replace("shape: paper", "shape: guide")
+    notebook = pairing.updated(text, example.stored(), NAME)
+    _code(notebook, 4)["outputs"] = []
+    notebook["metadata"]["retro_record"]["rendered"] = documents.rendered_fingerprint(notebook)
+    assert checks.problems(documents.dumps(notebook), text, NAME, None) == []
+    assert "does not hold" in checks.problems(documents.dumps(notebook), text, NAME, PAGE)[0]
+
+
 # ---- command line ----------------------------------------------------------
 
 
 def test_the_command_fails_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    notebook, text = tmp_path / f"{NAME}.ipynb", tmp_path / f"{NAME}.py"
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "docs" / "claims").mkdir(parents=True)
+    page = tmp_path / "docs" / "claims" / f"{NAME}.json"
+    page.write_text(str(PAGE))
+    notebook, text = tmp_path / "notebooks" / f"{NAME}.ipynb", tmp_path / f"{NAME}.py"
     text.write_text(TEXT)
     good = example.stored()
     notebook.write_text(documents.dumps(good))
@@ -220,6 +272,10 @@ def test_the_command_fails_and_says_why(tmp_path: Path, capsys: pytest.CaptureFi
     notebook.write_text(documents.dumps(bad))
     assert checks.main([str(notebook), str(text)]) == 1
     assert f"{NAME}: its code cells ran in the order" in capsys.readouterr().err
+    notebook.write_text(documents.dumps(good))
+    page.unlink()
+    assert checks.main([str(notebook), str(text)]) == 1
+    assert "does not hold the claims" in capsys.readouterr().err
 
 
 def test_a_text_without_notebook_is_not_rendered_yet(tmp_path: Path) -> None:

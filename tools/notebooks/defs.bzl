@@ -8,7 +8,8 @@ def notebook(name, size = "medium", deps = []):
 
     NAME_test runs all cells in the fast profile, on one thread and offline, and
     then the hidden solutions of the exercises. NAME_check_test runs nothing: it
-    looks at the stored outputs and at the pair of NAME.ipynb and text/NAME.py.
+    looks at the stored outputs, at the pair of NAME.ipynb and text/NAME.py, and at
+    the ledger's docs/claims/NAME.json.
 
     Args:
       name: the file name of the notebook without its suffix.
@@ -34,6 +35,8 @@ def notebook(name, size = "medium", deps = []):
     py_test(
         name = name + "_check_test",
         size = "small",
+        # All pages of the ledger: a label of one that is still to be written would be an error.
+        data = ["//docs:claims"],
         file_args = pair,
         main = "//tools/notebooks:checks.py",
         tags = ["notebook"],

@@ -33,6 +33,11 @@ class Pair:
     text: Path
     notebook: Path
 
+    @property
+    def claims(self) -> Path:
+        """The notebook's page of the claim ledger, made from its outputs."""
+        return self.notebook.parent.parent / "docs" / "claims" / f"{self.name}.json"
+
 
 def find_pairs(folder: Path) -> dict[str, Pair]:
     """Return the pairs in a notebooks folder by name, in order; either file may be missing."""

@@ -2,7 +2,7 @@
 
 The source is ``notebooks/text/NAME.py``. Two runs on one machine write the same bytes: cell names
 follow from their text, and no time, path, progress bar or version of the kernel is kept. If a cell
-fails, the old file stays.
+fails, the old file stays. The claims among the outputs also go to ``docs/claims/NAME.json``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -126,23 +127,23 @@ def finished(ran: Notebook, old: Notebook | None, measured: float, profile: str)
     return ran
 
 
-def rendered(pair: Pair, options: Options) -> tuple[str, str]:
-    """Run a pair's text notebook; return the text of its .ipynb before ("" if none) and after."""
+def rendered(pair: Pair, options: Options) -> dict[Path, str | None]:
+    """Run a pair's text notebook; return what its .ipynb and its page of the ledger are to hold."""
     text, old = sync.read_text(pair), sync.read_notebook(pair)
     if text is None or pairing.edited_side(text, old, pair.name) == "notebook":
         raise NotebookError(
             f"{pair.name}.ipynb was edited; first run 'bazel run //notebooks:sync -- {pair.name}'."
         )
     ran, measured = _run_with_bar(pairing.from_text(text, pair.name), options, pair.name)
-    new = documents.dumps(finished(ran, old, measured, options.profile))
-    return ("" if old is None else pair.notebook.read_text(encoding="utf-8")), new
+    return sync.stored_files(pair, finished(ran, old, measured, options.profile))
 
 
-def changes(before: str, after: str, name: str) -> str:
-    """Return a diff of two .ipynb texts, pictures shortened."""
-    old, new = ([_shortened(line) for line in text.splitlines()] for text in (before, after))
+def changes(path: Path, after: str | None) -> str:
+    """Return a diff from a file to what it would hold, pictures shortened."""
+    texts = (sync.contents(path) or "", after or "")
+    old, new = ([_shortened(line) for line in text.splitlines()] for text in texts)
     return "\n".join(
-        difflib.unified_diff(old, new, f"{name}.ipynb", f"{name}.ipynb, run again", lineterm="")
+        difflib.unified_diff(old, new, path.name, f"{path.name}, run again", lineterm="")
     )
 
 
@@ -154,14 +155,15 @@ def _shortened(line: str) -> str:
 
 def process_pair(pair: Pair, options: Options, dry: bool) -> list[str]:
     """Render one pair; return what is wrong with the result, as sentences."""
-    before, after = rendered(pair, options)
+    files = rendered(pair, options)
     if dry:
-        diff = changes(before, after, pair.name)
-        return [f"{pair.name}.ipynb differs from a new run:\n{diff}"] if diff else []
-    documents.write(pair.notebook, after)
-    print(f"wrote {pair.notebook.name} ({len(after.encode()) / 1e6:.2f} MB)")
-    text = pair.text.read_text(encoding="utf-8")
-    return checks.problems(after, text, pair.name, host=socket.gethostname())
+        diffs = {path.name: changes(path, text) for path, text in files.items()}
+        return [f"{name} differs from a new run:\n{diff}" for name, diff in diffs.items() if diff]
+    for path, text in files.items():
+        if sync.contents(path) != text:
+            sync.put(path, text)
+    print(f"wrote {pair.notebook.name} ({pair.notebook.stat().st_size / 1e6:.2f} MB)")
+    return checks.pair_problems(pair, host=socket.gethostname())
 
 
 # ---- command line ----------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from retro_diffusion.claims import load
 from tools.notebooks import checks, documents, example, render
 from tools.notebooks.example import NAME, TEXT
 
@@ -40,12 +41,17 @@ def _notebook(folder: Path) -> Path:
     return folder / f"{NAME}.ipynb"
 
 
+def _page(folder: Path) -> Path:
+    return folder.parent / "docs" / "claims" / f"{NAME}.json"
+
+
 def test_two_runs_write_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert render.main([NAME]) == 0, capsys.readouterr().err
-    first = _notebook(folder).read_bytes()
+    first, page = _notebook(folder).read_bytes(), _page(folder).read_bytes()
     assert b"image/png" in first and b'"full' in first and b"about " in first
     assert render.main([]) == 0
     assert _notebook(folder).read_bytes() == first
+    assert _page(folder).read_bytes() == page
     assert render.main(["--check"]) == 0
     assert [p.name for p in folder.iterdir() if p.suffix != ""] == [f"{NAME}.ipynb"]
 
@@ -55,10 +61,22 @@ def test_the_library_s_own_start_show_and_finish_render_the_same_twice(folder: P
     assert render.main([]) == 0
     first = _notebook(folder).read_bytes()
     stored = documents.parse(first.decode(), NAME)
-    assert checks.problems(first.decode(), TEXT, NAME) == []
+    assert checks.problems(first.decode(), TEXT, NAME, _page(folder).read_text()) == []
+    (page,) = load(_page(folder).parent)
+    assert (page.paper, page.year, page.profile) == ("Ho, Jain and Abbeel 2020", 2020, "full")
+    assert [claim.key for claim in page.claims] == ["small-sum"]
     assert "@" not in documents.code_cells(stored)[-1]["outputs"][0]["text"]
     assert render.main([]) == 0
     assert _notebook(folder).read_bytes() == first
+
+
+def test_check_finds_a_ledger_that_drifted(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert render.main([]) == 0
+    _page(folder).write_text(_page(folder).read_text().replace("15", "16"))
+    capsys.readouterr()
+    assert render.main(["--check"]) == 1
+    printed = capsys.readouterr().err
+    assert f"{NAME}.json differs from a new run" in printed and "16" in _page(folder).read_text()
 
 
 def test_nothing_is_written_if_a_cell_fails(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,7 +2,7 @@
 
 Edits made in JupyterLab go to ``text/NAME.py``; edits of the text go to ``NAME.ipynb``, which keeps
 the outputs of cells whose code is the same. If both were edited, nothing is written unless --from
-says which to keep.
+says which to keep. ``docs/claims/NAME.json`` follows the claims that the outputs hold.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from tools.notebooks import documents, pairing
+from tools.notebooks import documents, pages, pairing
 from tools.notebooks.documents import Notebook, NotebookError
 from tools.notebooks.pairing import Pair, Side
 
@@ -58,15 +58,31 @@ def synchronize(pair: Pair, prefer: Side | None, dry: bool = False) -> list[Path
     if notebook is not None and side == "notebook":
         text = pairing.to_text(notebook, pair.name)
     assert text is not None
-    files = {
-        pair.text: text,
-        pair.notebook: documents.dumps(pairing.updated(text, notebook, pair.name)),
-    }
-    changed = [p for p, new in files.items() if not p.exists() or p.read_bytes() != new.encode()]
+    files = {pair.text: text} | stored_files(pair, pairing.updated(text, notebook, pair.name))
+    changed = [path for path, new in files.items() if contents(path) != new]
     for path in [] if dry else changed:
-        path.parent.mkdir(exist_ok=True)
-        documents.write(path, files[path])
+        put(path, files[path])
     return changed
+
+
+def stored_files(pair: Pair, notebook: Notebook) -> dict[Path, str | None]:
+    """Return what a notebook with outputs is stored as: its .ipynb and its page of the ledger."""
+    page = pages.page_text(notebook, pair.name)
+    return {pair.notebook: documents.dumps(notebook), pair.claims: page}
+
+
+def contents(path: Path) -> str | None:
+    """Return a file's text, every byte of it, or None if there is no such file."""
+    return path.read_bytes().decode() if path.exists() else None
+
+
+def put(path: Path, text: str | None) -> None:
+    """Make a file hold the text, or be gone if that is None."""
+    if text is None:
+        path.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    documents.write(path, text)
 
 
 def main(arguments: list[str]) -> int:
@@ -89,7 +105,8 @@ def main(arguments: list[str]) -> int:
     for pair in pairs:
         try:
             for path in synchronize(pair, options.prefer, dry=options.check):
-                print(f"{'would write' if options.check else 'wrote'} {path.relative_to(folder)}")
+                place = path.relative_to(folder if folder in path.parents else folder.parent)
+                print(f"{'would write' if options.check else 'wrote'} {place}")
                 failed |= options.check
         except (NotebookError, OSError) as error:
             print(error, file=sys.stderr)

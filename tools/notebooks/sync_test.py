@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.notebooks import documents, example, sync
+from tools.notebooks import documents, example, pages, sync
 from tools.notebooks.example import NAME, TEXT
 
 WALK = TEXT.replace("Does it run?", "Does it walk?")
@@ -18,6 +18,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (notebooks / "text").mkdir(parents=True)
     (notebooks / "text" / f"{NAME}.py").write_text(TEXT)
     (notebooks / f"{NAME}.ipynb").write_text(documents.dumps(example.stored()))
+    _page(notebooks).parent.mkdir(parents=True)
+    _page(notebooks).write_text(str(pages.page_text(example.stored(), NAME)))
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
     return notebooks
 
@@ -28,6 +30,10 @@ def _text(folder: Path) -> Path:
 
 def _notebook(folder: Path) -> Path:
     return folder / f"{NAME}.ipynb"
+
+
+def _page(folder: Path) -> Path:
+    return folder.parent / "docs" / "claims" / f"{NAME}.json"
 
 
 def _edit_in_jupyterlab(folder: Path) -> None:
@@ -100,6 +106,39 @@ def test_check_writes_nothing(folder: Path, capsys: pytest.CaptureFixture) -> No
     before = _notebook(folder).read_bytes()
     assert sync.main(["--check"]) == 1
     assert capsys.readouterr().out == f"would write {NAME}.ipynb\n"
+    assert _notebook(folder).read_bytes() == before
+
+
+def test_the_ledger_follows_the_outputs(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    wanted = _page(folder).read_text()
+    _page(folder).write_text(wanted.replace("15", "16"))
+    assert sync.main(["--check"]) == 1
+    assert capsys.readouterr().out == f"would write docs/claims/{NAME}.json\n"
+    assert sync.main([]) == 0
+    assert _page(folder).read_text() == wanted
+    _page(folder).unlink()
+    assert sync.main([]) == 0
+    assert _page(folder).read_text() == wanted
+
+
+def test_the_ledger_follows_the_header(folder: Path) -> None:
+    _text(folder).write_text(TEXT.replace("Abbeel 2020", "Abbeel 2021"))
+    assert sync.main([]) == 0
+    assert '"year": 2021' in _page(folder).read_text()
+
+
+def test_claims_without_outputs_leave_the_ledger(folder: Path) -> None:
+    _text(folder).write_text(TEXT.replace("check(claims)\n", ""))
+    assert sync.main([]) == 0
+    assert not _page(folder).exists()
+    assert sync.main(["--check"]) == 0
+
+
+def test_a_malformed_header_writes_nothing(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    before = _notebook(folder).read_bytes()
+    _text(folder).write_text(TEXT.replace("'2006.11239'", "2006.11239"))
+    assert sync.main([]) == 1
+    assert "arxiv is to be quoted" in capsys.readouterr().err
     assert _notebook(folder).read_bytes() == before
 
 
