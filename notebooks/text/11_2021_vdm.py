@@ -449,6 +449,7 @@ notebook.claims_table(claims)
 # ```
 #
 # Prior and reconstruction hold the ends in place, and they are no part of $\ell$.
+#
 # </details>
 #
 # **2.** The best possible schedule for the Gaussian has an integrand that is constant in $t$. Find it, and its
@@ -469,6 +470,7 @@ notebook.claims_table(claims)
 #
 # The first three quarters of the time are spent where $s^2\,\mathrm{SNR} > 1$: a constant loss per unit of log-SNR.
 # With data of one scale the variance over $t$ is then zero; what remains is the variance over $x$ and $\epsilon$.
+#
 # </details>
 #
 # **3.** Show that a weight $w(\lambda)$ on the integrand keeps the invariance, and that DDPM's $L_{\mathrm{simple}}$
@@ -483,6 +485,7 @@ notebook.claims_table(claims)
 # at = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
 # print(losses.sech(schedules.CosineVP(), at) / losses.simple(schedules.CosineVP(), at))
 # ```
+#
 # </details>
 #
 # ## What came next

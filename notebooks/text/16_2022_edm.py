@@ -285,7 +285,13 @@ for name, model in models.items():
                 sigmas, (n_samples, 1, 8, 8), generator=generator, dtype=torch.float64
             )
             states = samplers.edm_stochastic(
-                model, z, times.karras(n_churned), churn=churn, s_min=0.05, s_max=50.0, generator=generator
+                model,
+                z,
+                times.karras(n_churned),
+                churn=churn,
+                s_min=0.05,
+                s_max=50.0,
+                generator=generator,
             )
             values.append(frechet(samplers.last(states)) / floor)
         quality[name, churn] = notebook.mean_interval(values)
@@ -472,6 +478,7 @@ notebook.claims_table(claims)
 # ```
 #
 # Neither the clean nor the noisy end counts for much: it is not a likelihood.
+#
 # </details>
 #
 # **2.** Write the VP schedule as $\sigma(t)$ in EDM's frame and check it against Table 1,
@@ -484,6 +491,7 @@ notebook.claims_table(claims)
 # table = torch.expm1(19.9 * t**2 / 2 + 0.1 * t).sqrt()
 # print(float((vp.sigma(t) / vp.alpha(t) / table - 1).abs().max()))
 # ```
+#
 # </details>
 #
 # **3.** Replace $\rho = 7$ by 1, 3 and 20 at 35 evaluations. How flat is the optimum?
@@ -496,6 +504,7 @@ notebook.claims_table(claims)
 #     x = samplers.last(samplers.heun(digits, noise[:50], grid))
 #     print(rho, round(float((x - ends[:50]).flatten(1).norm(dim=1).mean()), 4))
 # ```
+#
 # </details>
 #
 # ## What came next

@@ -516,6 +516,7 @@ notebook.claims_table(claims)
 #     gaps = [(third(x, times.uniform_logsnr(vp, n, END), factor) - exact).norm(dim=1).mean() for n in (256, 512)]
 #     print(factor, float((gaps[0] / gaps[1]).log2()))
 # ```
+#
 # </details>
 #
 # **2.** Show numerically that 2M's replacement of the weighted mean of $u$ by $h/2$ does not cost an order.
@@ -529,6 +530,7 @@ notebook.claims_table(claims)
 # for h in (0.4, 0.2, 0.1):
 #     print(h, ((h + math.expm1(-h)) / -math.expm1(-h) - h / 2) / h**2)
 # ```
+#
 # </details>
 #
 # **3.** At scale 8, does clipping $\hat x_0$ to the pixels' range rescue the eps-solver?
@@ -543,6 +545,7 @@ notebook.claims_table(claims)
 #     end = noise_solver(model, guided_noise[:20], grid, 3)
 #     print(f"largest pixel {float(end.abs().max()):.2f}")
 # ```
+#
 # </details>
 #
 # ## What came next
