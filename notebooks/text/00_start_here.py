@@ -384,12 +384,18 @@ notebook.claims_table(claims)
 # | VAE, one step (2013) | – | decoder mean | evidence lower bound | one draw | `01_basics_gaussians_vae_elbo` |
 # | Diffusion probabilistic models (2015) | $\sqrt{\bar\alpha_t}$, $\sqrt{1-\bar\alpha_t}$ | mean and variance of a step | the bound | ancestral | `02_2015_dpm` |
 # | DDPM (2020) | the same, linear betas | $\epsilon$ | 1 ("simple") | ancestral | `05_2020_ddpm` |
-# | DDIM (2020) | any | any | – | the walk above | in `two_gaussians` |
+# | NCSN (2019) | $1$, $\sigma_t$ geometric | score, scaled by $\sigma_t$ | 1 on $\hat\epsilon$ | annealed Langevin | `03_2019_ncsn` |
+# | DDIM (2020) | any | any | – | the walk above | `06_2020_ddim`, `two_gaussians` |
+# | Score SDE (2021) | VP, VE, sub-VP, continuous | score | 1 on $\hat\epsilon$, or the bound's | SDE, predictor-corrector, ODE | `07_2020_score_sde` |
+# | Improved DDPM (2021) | cosine | $\epsilon$ and the variance | simple and $\frac{1}{1000}$ of the bound | ancestral, fewer steps | `08_2021_improved_ddpm` |
+# | VDM (2021) | learnt | $\epsilon$ | the bound | ancestral | `11_2021_vdm` |
+# | EDM (2022) | $1$, $t$ | $F$, preconditioned $x_0$ | one per level, in units of $F$ | Heun | `16_2022_edm` |
+# | DPM-Solver++ (2022) | any | any | – | multistep in $\lambda$ | `18_2022_dpm_solver_pp` |
 #
-# Score models, stochastic differential equations, flows, guidance, text, few-step and discrete models
-# come in later chapters; their numbers are kept free. If a symbol is new, it is this notation
+# Flows, guidance, text, few-step and discrete models come in later chapters; their numbers are kept free.
+# All samplers meet on one board, `sampler_board`. If a symbol is new, it is this notation
 # everywhere: $\bar\alpha_t$ is the product that DDPM writes so, `alphas_cumprod` in code, and
-# $\alpha_t = \sqrt{\bar\alpha_t}$; $\lambda_t$ is the log signal-to-noise ratio.
+# $\alpha_t = \sqrt{\bar\alpha_t}$; $\lambda_t = \log(\alpha_t^2/\sigma_t^2)$ is the log signal-to-noise ratio.
 #
 # Cells are short on purpose: change them. Each notebook takes `run.pick(fast=..., full=...)`; the fast
 # profile is what the tests execute, and what you see stored is the full one.
