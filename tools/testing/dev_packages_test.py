@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["diffusers", "hypothesis", "jupytext", "nbclient", "scipy.stats"]
+    "module", ["diffusers", "hypothesis", "jupytext", "nbclient", "scipy.stats", "torchdiffeq"]
 )
 def test_import(module: str) -> None:
     importlib.import_module(module)
