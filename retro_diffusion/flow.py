@@ -37,14 +37,14 @@ class Oracle(DenoiserLike, Protocol):
 def closed_form(
     oracle: Oracle, x_t: Tensor, t: Tensor, cond: Any = None
 ) -> tuple[Prediction, Tensor]:
-    """Divergence of an oracle, by its formula (`oracles.GaussianMixture.divergence`)."""
+    """Divergence of an oracle, shape (B,), by its formula (`oracles.GaussianMixture.divergence`)."""
     return oracle(x_t, t, cond), oracle.divergence(x_t, t, cond)
 
 
 def exact_trace(
     denoiser: DenoiserLike, x_t: Tensor, t: Tensor, cond: Any = None
 ) -> tuple[Prediction, Tensor]:
-    """Divergence by D backward passes, one for each dimension of the data."""
+    """Divergence, shape (B,), by D backward passes, one for each dimension of the data."""
     with torch.enable_grad():
         x = x_t.detach().requires_grad_()
         prediction = denoiser(x, t, cond)

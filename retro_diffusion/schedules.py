@@ -263,6 +263,11 @@ def scaled_linear(
     -------
     TabulatedSchedule
         With the defaults, ``alphas_cumprod[-1] == 4.66e-3``: signal is left in the last step.
+
+    Raises
+    ------
+    ValueError
+        If a beta is not in (0, 1).
     """
     if not (beta_start > 0 and beta_end > 0):
         raise ValueError(f"betas must be positive, not {beta_start} and {beta_end}")

@@ -110,6 +110,11 @@ def linspace(schedule: TabulatedSchedule, n_steps: int) -> Tensor:
     -------
     Tensor
         Shape ``(n_steps + 1,)``, float64, from ``T`` to 0.
+
+    Raises
+    ------
+    ValueError
+        If ``n_steps`` is smaller than 2 or larger than ``T``.
     """
     if not 2 <= n_steps <= schedule.n_timesteps:
         raise ValueError(f"n_steps must be between 2 and {schedule.n_timesteps}, not {n_steps}")

@@ -109,7 +109,7 @@ def dpm_solver_pp_2m(
     Parameters
     ----------
     denoiser, x, times, cond
-        As for `dpm_solver_pp_2s`, but ``alpha`` may be 0 at the first time.
+        As for `dpm_solver_pp_2s`, shapes too, but ``alpha`` may be 0 at the first time.
 
     Yields
     ------
@@ -141,7 +141,7 @@ def dpm_solver_pp_3m(
     Parameters
     ----------
     denoiser, x, times, cond
-        As for `dpm_solver_pp_2s`.
+        As for `dpm_solver_pp_2s`, shapes too.
 
     Yields
     ------
@@ -196,7 +196,7 @@ def unipc(
     Parameters
     ----------
     denoiser, x, times, cond
-        As for `dpm_solver_pp_2s`.
+        As for `dpm_solver_pp_2s`, shapes too.
     order
         Number of evaluations that the predictor uses, 1 to 3; the method converges with order
         ``order + 1``, thanks to the corrector.

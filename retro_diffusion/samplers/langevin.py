@@ -47,7 +47,7 @@ def released_langevin_step(
     """``x + a score + sqrt(2 a) z``: one step as the released code takes it, twice the paper's.
 
     The code of Song and Ermon 2019, of its successor (arXiv:2006.09011), and the corrector of Song et
-    al. 2021 (arXiv:2011.13456). Parameters as for `langevin_step`.
+    al. 2021 (arXiv:2011.13456). Parameters and shapes as for `langevin_step`.
     """
     return langevin_step(x, score, 2 * step_size, generator)
 

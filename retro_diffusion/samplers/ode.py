@@ -56,7 +56,7 @@ def heun(denoiser: DenoiserLike, x: Tensor, times: Tensor, cond: Any = None) -> 
     Parameters
     ----------
     denoiser, x, times, cond
-        As for `euler`.
+        As for `euler`, shapes too.
 
     Yields
     ------

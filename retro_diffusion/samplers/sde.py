@@ -201,7 +201,7 @@ def predictor_corrector(
     Parameters
     ----------
     denoiser, x, times, cond
-        As for `euler_maruyama`.
+        As for `euler_maruyama`, shapes too.
     predictor
         `reverse_diffusion_step` or `euler_maruyama_step`.
     n_corrector_steps
