@@ -288,7 +288,7 @@ bits = {}
 for name, schedule in candidates.items():
     torch.manual_seed(run.seed)
     states = training.train(
-        Denoiser(UNet(width=run.pick(fast=16, full=32), multipliers=(1, 2)), schedule),
+        Denoiser(UNet(width=16, multipliers=(1, 2)), schedule),
         data.minibatches(train_part.x, batch_size=64),
         n_steps=n_steps,
         loss=losses.simple_loss(times.draw_stratified, weight=losses.elbo),
