@@ -38,6 +38,7 @@ def test_steps_are_drawn_uniformly_until_all_have_a_full_history():
         history.record(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([9.0, 1.0, 1.0]))
     assert torch.equal(history.probabilities, even)  # step 4 has none yet
     for _ in range(3):
+        assert torch.equal(history.probabilities, even)
         history.record(torch.tensor([4.0]), torch.tensor([1.0]))
     assert history.probabilities.argmax() == 0
 

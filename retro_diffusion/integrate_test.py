@@ -31,6 +31,15 @@ def test_a_rotation_is_solved_in_both_directions_of_time(method, ends):
     torch.testing.assert_close(end, y @ exact.T, rtol=0, atol=1e-6)
 
 
+def test_methods_of_higher_order_need_fewer_calls_for_the_same_accuracy():
+    ends, tolerances = times(0.0, 5.0), {"rtol": 1e-9, "atol": 1e-9}
+    calls = [
+        solve(lambda t, y: -y * t.cos(), f64([1.0]), *ends, **tolerances, method=method)[1]
+        for method in ("DOP853", "RK45", "RK23")
+    ]
+    assert calls[0] < calls[1] < calls[2]
+
+
 def test_the_slope_sees_the_time():
     end, _ = solve(lambda t, y: 2 * t + 0 * y, f64([1.0]), *times(1.0, 3.0))
     torch.testing.assert_close(end, f64([9.0]), rtol=1e-5, atol=1e-5)

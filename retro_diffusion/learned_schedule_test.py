@@ -38,6 +38,14 @@ def test_whatever_its_weights_it_falls_from_one_end_to_the_other(seed):
     assert float(logsnr[0]) == pytest.approx(8.0) and float(logsnr[-1]) == pytest.approx(-6.0)
 
 
+def test_it_falls_where_a_gentle_hidden_layer_outweighs_the_line():
+    schedule = LearnedVP(8.0, -6.0, width=16)
+    with torch.no_grad():
+        schedule.log_height.zero_()
+        schedule.log_steepness.fill_(-2.0)
+    assert (schedule.requires_grad_(False).logsnr(T).diff() < 0).all()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_it_preserves_variance_and_has_the_log_snr_it_says(seed):
     schedule = scrambled(seed)

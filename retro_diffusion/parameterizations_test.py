@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from retro_diffusion import parameterizations
 from retro_diffusion.parameterizations import (
     Prediction,
+    from_eps,
     from_output,
     from_x0,
     precondition_edm,
@@ -205,6 +206,15 @@ def test_x0_and_x_t_determine_eps():
     prediction = from_x0(linear(), x_t, x0, t)
     assert prediction.x0 is x0 and prediction.variance_fraction is None
     torch.testing.assert_close(prediction.eps, eps, rtol=0, atol=1e-11)
+
+
+def test_eps_and_x_t_determine_x0():
+    x0, eps = pair()
+    t = f64(7.0, 300.0, 1000.0)
+    x_t = linear().add_noise(x0, eps, t)
+    prediction = from_eps(linear(), x_t, eps, t)
+    assert prediction.eps is eps and prediction.variance_fraction is None
+    torch.testing.assert_close(prediction.x0, x0, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["eps", "x0", "v", "velocity", "score"])

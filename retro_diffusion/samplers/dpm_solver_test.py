@@ -90,15 +90,17 @@ def test_the_first_step_of_a_multistep_solver_is_ddim_s(name):
 
 def test_2m_extrapolates_as_algorithm_2():
     # D = (1 + 1 / 2r) x0 - 1 / (2r) x0_before, r = h_before / h.
-    schedule, times = LinearVP(), f64(0.9, 0.7, 0.4)
+    schedule, times = LinearVP(), f64(0.9, 0.7, 0.4, 0.2)
     oracle = mixture(schedule)
-    first, second = dpm_solver_pp_2m(oracle, points(), times)
+    states = list(dpm_solver_pp_2m(oracle, points(), times))
+    x = [points(), *(state.x for state in states)]
     half = [float(schedule.logsnr(t)) / 2 for t in times]
-    r = (half[1] - half[0]) / (half[2] - half[1])
-    now, before = oracle(first.x, times[1]).x0, oracle(points(), times[0]).x0
-    d = (1 + 1 / (2 * r)) * now - before / (2 * r)
-    expected = dpm_solver_step(schedule, first.x, d, times[1], times[2])
-    torch.testing.assert_close(second.x, expected, rtol=1e-10, atol=1e-10)
+    for i in (1, 2):
+        r = (half[i] - half[i - 1]) / (half[i + 1] - half[i])
+        now, before = oracle(x[i], times[i]).x0, oracle(x[i - 1], times[i - 1]).x0
+        d = (1 + 1 / (2 * r)) * now - before / (2 * r)
+        expected = dpm_solver_step(schedule, x[i], d, times[i], times[i + 1])
+        torch.testing.assert_close(x[i + 1], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_2s_evaluates_halfway_in_log_snr():

@@ -180,6 +180,15 @@ def test_inversion_asks_where_each_step_begins_except_at_the_data():
     assert [float(s.t) for s in states] == grid.flip(0)[1:].tolist()
 
 
+def test_a_step_of_inversion_noises_a_pair_that_adds_up_to_the_sample():
+    schedule, x, grid = linear(), f64([3.0], [-0.5]), trailing(linear(), 5)
+    states = ddim_inversion(gaussian(schedule), x, grid)
+    for state, (s, t) in zip(states, pairwise(grid.flip(0)), strict=True):
+        torch.testing.assert_close(schedule.add_noise(*state.prediction[:2], s), x)
+        torch.testing.assert_close(schedule.add_noise(*state.prediction[:2], t), state.x)
+        x = state.x
+
+
 def test_encoding_finds_the_latent_of_the_exact_flow_and_decoding_returns():
     schedule, oracle, x0 = linear(), gaussian(linear(), 0.25, 0.4), f64([0.9], [0.1])
     latent = oracle.flow(x0, f64(0.0)[0], f64(1000.0)[0])
