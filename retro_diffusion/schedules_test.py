@@ -230,6 +230,11 @@ def test_the_cosine_path_reaches_exactly_zero_signal_at_one():
     assert float(CosineVP(t_max=1.0).alpha(f64(1.0))) == 0
 
 
+def test_the_cosine_path_ends_by_default_where_signal_is_left():
+    schedule = CosineVP()
+    assert float(schedule.alpha(f64(schedule.t_max))) > 1e-3
+
+
 # ---- Chains between their steps ----------------------------------------------------------------
 
 
