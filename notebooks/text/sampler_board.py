@@ -312,8 +312,8 @@ for name in BOARD:
 # A sampler costs what its evaluations cost: within a column the seconds hardly differ. What differs is what an
 # evaluation buys, and not in the order of publication. At six evaluations the oldest method of all, Euler's in the
 # time of the VP schedule, is the best of the deterministic ones, and Heun's, with three steps, is useless; high
-# order pays from a dozen on. DDPM's upper variance beats the lower at every budget. The two that need small steps by
-# construction, Langevin dynamics and the corrector, come last. At 48 the random samplers are at the floor, and all
+# order pays from a dozen on. DDPM's upper variance beats the lower at every budget. Langevin dynamics, which needs small
+# steps by construction, comes last, and the corrector costs its predictor more evaluations than it is worth. At 48 the random samplers are at the floor, and all
 # solvers of the ODE agree with each other, a little above it: they map the *same* starts to the same ends, and share
 # the luck of the draw.
 #
