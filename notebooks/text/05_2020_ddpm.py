@@ -320,7 +320,7 @@ if DATA == "digits":
         1,
         run.pick(fast=8, full=16),
     )
-    n_steps, n_short = run.pick(fast=(60, 15), full=(1400, 200))
+    n_steps, n_short = run.pick(fast=(60, 15), full=(1000, 200))
 else:
     images, half_width, parts, patch, width = (
         data.load("mnist", train=False),
@@ -910,15 +910,15 @@ notebook.claims_table(claims)
 # </details>
 #
 # 4. **How long is a memory?** The paper averages its weights with decay 0.9999. How much of the initial weights is in the average
-#    after the 1,400 steps of this notebook, and after the paper's 800,000?
+#    after the 1,000 steps of this notebook, and after the paper's 800,000?
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# print(0.9999**1400, 0.9999**800_000)
+# print(0.9999**1000, 0.9999**800_000)
 # ```
 #
-# Nearly nine tenths, and nothing at all. An average has to be matched to the length of the run.
+# Nine tenths, and nothing at all. An average has to be matched to the length of the run.
 #
 # </details>
 
