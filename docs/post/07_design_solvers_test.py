@@ -136,6 +136,10 @@ def test_edm_s_loss_is_one_weight_on_the_bound():
     weight = normal * (1 + torch.exp(-log_snr) / d**2)
     right = simpson(weight * error(torch.exp(-log_snr / 2)), log_snr)
     assert float(left) == pytest.approx(float(right), rel=1e-9)
+    second = simpson(normal * torch.exp(-log_snr), log_snr)  # the second bell: mass and centre
+    assert float(second) == pytest.approx(math.exp(0.48), rel=1e-2)
+    centre = simpson(normal * torch.exp(-log_snr) * log_snr, log_snr) / second
+    assert float(centre) == pytest.approx(-3.36, abs=0.05)
 
 
 def test_the_langevin_part_leaves_the_density_in_place():
