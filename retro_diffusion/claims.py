@@ -400,6 +400,11 @@ class Summary:
     supported: Mapping[Grade, int]
     not_supported: Mapping[Grade, int]
 
+    @property
+    def total(self) -> int:
+        """How many claims there are."""
+        return sum(self.supported.values()) + sum(self.not_supported.values())
+
     def __str__(self) -> str:
         missed = sum(self.not_supported.values())
         tail = f", {missed} not at this scale" if missed else ""

@@ -593,7 +593,7 @@ class GaussianMixture:
                 f"cond must hold one class for each of {len(like)} samples, "
                 f"not have shape {tuple(cond.shape)}"
             )
-        known = sorted(set(labels.tolist()))
+        known = self.classes.tolist()
         unknown = sorted(set(cond.tolist()) - set(known))
         if unknown:
             raise ValueError(f"no component has class {unknown}; classes are {known}")

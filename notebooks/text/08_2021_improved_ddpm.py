@@ -110,10 +110,9 @@ fixed = {r"beta": upper_variance, "beta-tilde": lower_variance}
 short = schedules.linear(50, 2e-3, 0.4)
 
 
-def true_fraction(law, step):
-    """The f for which equation 15 gives the true variance."""
-    true = law.reverse_variances(step.t, step.s)[:, 0]
-    return (true / step.lower).log() / (step.upper / step.lower).log()
+def fraction_for(step, wanted):
+    """The fraction for which equation 15 gives the wanted variance."""
+    return (wanted / step.lower).log() / (step.upper / step.lower).log()
 
 
 for chain in (chains["linear"], short):
@@ -121,7 +120,7 @@ for chain in (chains["linear"], short):
         law = oracles.Gaussian(chain, torch.zeros(1), torch.full((1, 1), s2))
 
         def learnt(step, prediction, law=law):
-            fraction = true_fraction(law, step)[:, None]
+            fraction = fraction_for(step, law.reverse_variances(step.t, step.s)[:, 0])[:, None]
             return learned_variance(step, prediction._replace(variance_fraction=fraction))
 
         every = times.uniform(chain, chain.n_timesteps)
@@ -415,8 +414,7 @@ def best_fractions(oracle, seed):
         step = reverse.reverse_step(cosine, t, s)
         eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
         error = (oracle(cosine.add_noise(x0, eps, t), t).x0 - x0).square().mean()
-        need = step.lower + step.of_x0**2 * error
-        table[float(t)] = (need / step.lower).log() / (step.upper / step.lower).log()
+        table[float(t)] = fraction_for(step, step.lower + step.of_x0**2 * error)
     return table
 
 
@@ -512,8 +510,8 @@ with torch.no_grad():
         x_t = cosine.add_noise(held.x, torch.randn(held.x.shape, generator=run.generator(51)), t)
         answer = models[0](x_t, t, held.y)
         fractions.append(float(answer.variance_fraction.mean()))
-        need = step.lower + step.of_x0**2 * (answer.x0 - held.x).double().square().mean()
-        best.append(float((need / step.lower).log() / (step.upper / step.lower).log()))
+        error = (answer.x0 - held.x).double().square().mean()
+        best.append(float(fraction_for(step, step.lower + step.of_x0**2 * error)))
 right.plot(t_seen, fractions, label="learnt, mean over pixels")
 right.plot(t_seen, best, linestyle="--", label="best single value")
 right.set(xscale="log", xlabel="step $t$", ylabel="fraction $v$")

@@ -186,7 +186,7 @@ for name, (solver, per_step) in solvers.items():
 fig = plotting.error_against_steps(
     {name: (budgets, [errors[name, n] for n in budgets]) for name in solvers},
     ylabel="distance to the exact end of the curve",
-    title="exact denoiser of digits, equal steps in log-SNR",
+    title="exact digits, equal steps in log-SNR",
 )
 notebook.show(
     fig,

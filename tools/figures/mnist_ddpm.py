@@ -26,6 +26,7 @@ from retro_diffusion.data import Images
 from retro_diffusion.denoiser import Clipped, Denoiser
 from retro_diffusion.networks import UNet
 from retro_diffusion.parameterizations import predict_eps, predict_v
+from tools.command_line import from_caller
 
 PREDICTIONS = {"eps": predict_eps, "v": predict_v}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -135,8 +136,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     root = options.data_root
-    if root is not None:  # relative to where the command was typed, not to where Bazel runs it
-        root = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), root)
+    if root is not None:
+        root = from_caller(root)
     images = data.load("mnist", root=root, train=False)
     training_part, evaluation_part = data.split(images, [8000, 2000])
     cpu, wall = cpu_seconds(), time.perf_counter()

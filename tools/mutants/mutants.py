@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from tools.command_line import from_caller, positive
 from tools.mutants import traps
 from tools.mutants.traps import Mutant, TrapError
 from tools.mutants.workshop import Outcome, Workshop
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traps.check(mutants, workshop.library)
             trials = run(workshop, mutants, options.jobs, quiet=options.quiet)
         if options.json:
-            _from_caller(options.json).write_text(as_json(trials), encoding="utf-8")
+            from_caller(options.json).write_text(as_json(trials), encoding="utf-8")
     except KeyboardInterrupt:
         print("mutants: interrupted", file=sys.stderr)
         return 130
@@ -224,18 +225,6 @@ def _indented(text: str) -> list[str]:
     return textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent="    ")
 
 
-def _from_caller(path: Path) -> Path:
-    """Find a path where the command was typed, which is not where `bazel run` runs it."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / path
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     checkout = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or Path(__file__).parents[2]
     parser = argparse.ArgumentParser(
@@ -254,11 +243,11 @@ def _parser() -> argparse.ArgumentParser:
         help="regular expression to find in FILE:NAME; may be repeated",
     )
     parser.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="mutants side by side (default: 1)"
+        "--jobs", type=positive, default=1, metavar="N", help="mutants side by side (default: 1)"
     )
     parser.add_argument(
         "--timeout",
-        type=_positive,
+        type=positive,
         default=600,
         metavar="SECONDS",
         help="a mutant whose tests run longer is broken (default: 600)",

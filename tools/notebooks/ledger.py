@@ -42,7 +42,7 @@ def _line(claim: Claim, width: int) -> str:
 
 def _count(pages: Sequence[Page]) -> str:
     notebooks = "1 notebook" if len(pages) == 1 else f"{len(pages)} notebooks"
-    total = sum(len(page.claims) for page in pages)
+    total = summary(pages).total
     return f"{'1 claim' if total == 1 else f'{total} claims'} in {notebooks}"
 
 

@@ -9,6 +9,7 @@ Everything is put together in a temporary folder and given to Sphinx; a warning 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shutil
 import sys
@@ -106,7 +107,7 @@ def module_page(module: str) -> str:
     """Return a page of the library."""
     name = f"retro_diffusion.{module}"
     lines = [f"# `{name}`", "", "```{eval-rst}", f".. automodule:: {name}", "   :members:"]
-    if module in ("samplers", "networks", "data", "evaluation", "discrete"):
+    if importlib.util.find_spec(name).submodule_search_locations:  # a package
         lines.append("   :imported-members:")
     return "\n".join([*lines, "```", ""])
 
@@ -159,13 +160,10 @@ def prepare(root: Path, out: Path) -> None:
     for module in MODULES:
         _write(out / "library" / f"{module}.md", module_page(module))
     generated = out / "_generated"
-    _write(generated / "score.md", f"{_number_of(pages)} claims: {claims.summary(pages)}.\n")
+    score = claims.summary(pages)
+    _write(generated / "score.md", f"{score.total} claims: {score}.\n")
     registered = {e.label: {k: v for k, v in asdict(e).items() if v} for e in equations}
     _write(generated / "equations.json", json.dumps(registered))
-
-
-def _number_of(pages: Sequence[claims.Page]) -> int:
-    return sum(len(page.claims) for page in pages)
 
 
 def _write(path: Path, text: str) -> None:

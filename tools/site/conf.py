@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ html_show_sphinx = False
 def _accessible(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
     """Let keys scroll what is wide, and give the theme's heading its level."""
     if body := context.get("body"):
-        context["body"] = re.sub(r"<pre>", '<pre tabindex="0">', body)
+        context["body"] = body.replace("<pre>", '<pre tabindex="0">')
     if tree := context.get("furo_navigation_tree"):
         context["furo_navigation_tree"] = tree.replace(
             'role="heading"', 'role="heading" aria-level="2"'

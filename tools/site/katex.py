@@ -7,6 +7,7 @@ whether a test verifies it, with a link to that test.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -49,17 +50,18 @@ class Katex:
         return self._done[tex, display]
 
 
-_katex: dict[int, Katex] = {}  # by process: the engine does not survive a fork
+@functools.cache
+def _katex(process: int) -> Katex:
+    """Return the program of a process: the engine does not survive a fork."""
+    return Katex()
 
 
 def _html(visitor: Any, node: nodes.Element, *, display: bool) -> str:
-    if (process := os.getpid()) not in _katex:
-        _katex[process] = Katex()
     tex = node.astext().strip()
     if display and r"\\" in tex and r"\begin" not in tex:
         tex = rf"\begin{{gathered}}{tex}\end{{gathered}}"
     try:
-        return _katex[process].render(tex, display=display)
+        return _katex(os.getpid()).render(tex, display=display)
     except ValueError as error:
         logger.warning("%s in %r", error, tex, location=node, type="katex")
         return f"<code>{visitor.encode(tex)}</code>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,12 +100,21 @@ def source(root: Path, test: str) -> str:
         If there is no such file or function.
     """
     path, _, name = test.partition("::")
-    file = root / path
-    if not file.is_file():
+    if not (root / path).is_file():
         raise ValueError(f"{test}: there is no file {path}")
+    found = _functions(root / path).get(name.partition("[")[0])
+    if found is None:
+        raise ValueError(f"{test}: {path} has no test of that name")
+    return found
+
+
+@functools.cache  # a file of tests verifies many equations
+def _functions(file: Path) -> dict[str, str]:
+    """Return the source of every function at a file's top level, by name."""
     text = file.read_text(encoding="utf-8")
+    lines, found = text.splitlines(), {}
     for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name.partition("[")[0]:
+        if isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
-    raise ValueError(f"{test}: {path} has no test of that name")
+            found[node.name] = "\n".join(lines[first - 1 : node.end_lineno])
+    return found

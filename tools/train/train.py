@@ -36,6 +36,7 @@ from retro_diffusion.checkpoints import CheckpointError
 from retro_diffusion.denoiser import Clipped, Denoiser, DenoiserLike
 from retro_diffusion.likelihood import Decoder, discretized_decoder, gaussian_decoder
 from retro_diffusion.networks import MLP, UNet
+from tools.command_line import from_caller, positive
 
 PREDICTIONS = {
     "eps": parameterizations.predict_eps,
@@ -311,11 +312,9 @@ def _settled(options: argparse.Namespace) -> argparse.Namespace:
         raise ValueError(f"--loss {options.loss} belongs to --objective simple")
     if options.eta is not None and not 0 <= options.eta <= 1:
         raise ValueError(f"--eta must be in [0, 1], not {options.eta:g}")
-    where = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
-    out = options.out or Path("runs") / f"{options.paper}-{options.data}"
-    options.out = where / out
+    options.out = from_caller(options.out or Path("runs") / f"{options.paper}-{options.data}")
     if options.data_root is not None:
-        options.data_root = where / options.data_root
+        options.data_root = from_caller(options.data_root)
     return options
 
 
@@ -326,13 +325,6 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, False):
             return action.help
         return super()._get_help_string(action)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -349,7 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--data-root", type=Path, help="folder of the image files")
     what.add_argument("--download", action="store_true", help="fetch the image files if absent")
     what.add_argument("--test-half", action="store_true", help="train on the set's test half")
-    what.add_argument("--width", type=_positive, help="channels of the network's first level")
+    what.add_argument("--width", type=positive, help="channels of the network's first level")
     what.add_argument("--dropout", type=float, default=0.0, help="dropout of the U-Net")
 
     paper = parser.add_argument_group("the paper's choices (default: the paper's own)")
@@ -358,14 +350,14 @@ def _parser() -> argparse.ArgumentParser:
         "--prediction", choices=PREDICTIONS, help="what the network predicts", **unset
     )
     paper.add_argument("--schedule", choices=SCHEDULES, help="noise schedule", **unset)
-    paper.add_argument("--timesteps", type=_positive, help="length T of the chain", **unset)
+    paper.add_argument("--timesteps", type=positive, help="length T of the chain", **unset)
     paper.add_argument("--variance", choices=VARIANCES, help="of the reverse steps", **unset)
     paper.add_argument("--objective", choices=OBJECTIVES, help="what is minimised", **unset)
     paper.add_argument("--loss", choices=NORMS, default="l2", help="norm of the simple objective")
 
     how = parser.add_argument_group("training")
-    how.add_argument("--steps", type=_positive, default=2000, help="optimiser steps")
-    how.add_argument("--batch-size", type=_positive, default=128, help="samples per step")
+    how.add_argument("--steps", type=positive, default=2000, help="optimiser steps")
+    how.add_argument("--batch-size", type=positive, default=128, help="samples per step")
     how.add_argument("--lr", type=float, default=1e-3, help="learning rate")
     how.add_argument("--warmup", type=int, default=100, help="steps until the full learning rate")
     how.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
@@ -376,20 +368,18 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--sampling-steps", type=_positive, default=100, help="of the sampler")
+    sampling.add_argument("--sampling-steps", type=positive, default=100, help="of the sampler")
     sampling.add_argument(
         "--eta", type=float, help="sample with DDIM at this eta instead of ancestrally"
     )
-    sampling.add_argument("--n-samples", type=_positive, default=500, help="samples to draw")
+    sampling.add_argument("--n-samples", type=positive, default=500, help="samples to draw")
 
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, help="folder for results (default: runs/PAPER-DATA)")
-    output.add_argument("--log-every", type=_positive, default=10, help="steps between loss lines")
+    output.add_argument("--log-every", type=positive, default=10, help="steps between loss lines")
+    output.add_argument("--sample-every", type=positive, default=1000, help="steps between samples")
     output.add_argument(
-        "--sample-every", type=_positive, default=1000, help="steps between samples"
-    )
-    output.add_argument(
-        "--checkpoint-every", type=_positive, default=500, help="steps between saves"
+        "--checkpoint-every", type=positive, default=500, help="steps between saves"
     )
     output.add_argument("--restart", action="store_true", help="begin anew; replace the checkpoint")
     output.add_argument("--quiet", action="store_true", help="no progress bar")
