@@ -21,6 +21,7 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "tools.site.katex",
+    "tools.site.live",
 ]
 exclude_patterns = ["_generated"]
 default_role = "autolink"  # `name` in a docstring is a link where there is something to link to
