@@ -113,6 +113,9 @@ def _widget_class() -> type:
         name = traitlets.Unicode().tag(sync=True)
         options = traitlets.Dict().tag(sync=True)
 
+        def __repr__(self) -> str:
+            return f"live figure {self.name}"
+
         def _repr_mimebundle_(self, **kwargs: Any) -> Any:
             shown = super()._repr_mimebundle_(**kwargs)
             data, metadata = shown if isinstance(shown, tuple) else (shown, {})

@@ -28,6 +28,9 @@ from tools.notebooks.documents import Cell, Notebook, NotebookError
 OnCell = Callable[[int, int, float, str], None]
 """Called after each code cell: its number, the number of cells, its seconds, its first line."""
 
+# The model of a widget lives in the kernel: a saved notebook that pointed to it would show an error.
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
 _SOLUTION = re.compile(r"<details>(.*?)</details>", re.DOTALL)
 _PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -147,7 +150,7 @@ class Outputs:
         update: bool = False,
     ) -> None:
         """Append rich output, or replace the one shown under the same display id."""
-        bundle = {mime: _jsonable(value) for mime, value in data.items()}
+        bundle = {mime: _jsonable(value) for mime, value in data.items() if mime != WIDGET_VIEW}
         output = {"output_type": kind, "data": bundle, "metadata": metadata or {}}
         if update and display_id in self.by_display_id:
             self.by_display_id[display_id].update(data=bundle, metadata=metadata or {})

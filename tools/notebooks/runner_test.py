@@ -13,7 +13,13 @@ import nbformat
 import pytest
 
 from tools.notebooks import documents, pairing, runner
-from tools.notebooks.runner import Outputs, Stream, hidden_solutions, without_progress
+from tools.notebooks.runner import (
+    WIDGET_VIEW,
+    Outputs,
+    Stream,
+    hidden_solutions,
+    without_progress,
+)
 
 
 def run(tmp_path: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -200,6 +206,12 @@ def _comparable(cell: Any) -> Any:
 
 def test_stored_outputs_have_the_format(ran_here: Any) -> None:
     nbformat.validate(nbformat.reads(documents.dumps(ran_here), as_version=4))
+
+
+def test_a_widget_is_kept_as_its_html_alone() -> None:
+    outputs = Outputs()
+    outputs.publish("display_data", {WIDGET_VIEW: {"model_id": "7"}, "text/html": "<p>x</p>"}, None)
+    assert outputs.items[0]["data"] == {"text/html": "<p>x</p>"}
 
 
 def test_progress_bars_are_not_kept() -> None:

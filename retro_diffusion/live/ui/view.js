@@ -58,15 +58,12 @@ export class View {
   }
 
   draw() {
-    if (this.picked) this.theme = null;
     this.theme = themeOf(this.root);
     this.shown = this.spec.draw(this);
     const entries = Object.entries(this.shown).map(([name, { label, value, digits }]) =>
-      element("div", { "data-number": name }, element("dt", {}, label),
-        element("dd", {}, typeof value === "number" ? format(value, digits) : value)));
+      element("span", { "data-number": name }, `${label} `, element("b", {}, format(value, digits))));
     this.list.replaceChildren(...entries);
-    const said = Object.values(this.shown).map(({ label, value, digits }) =>
-      `${label}: ${typeof value === "number" ? format(value, digits) : value}`);
+    const said = Object.values(this.shown).map(({ label, value, digits }) => `${label}: ${format(value, digits)}`);
     for (const plot of Object.values(this.plots)) {
       plot.canvas.setAttribute("aria-label", `${plot.spec.title}. ${this.spec.summary} ${said.join("; ")}.`);
     }
@@ -130,7 +127,7 @@ export class View {
       this.writers[control.name] = write;
       return row;
     });
-    this.list = element("dl", { class: "rl-numbers" });
+    this.list = element("p", { class: "rl-numbers" });
     this.root.classList.add("retro-live");
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-labelledby", id);
