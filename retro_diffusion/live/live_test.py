@@ -276,13 +276,14 @@ def test_the_ode_solvers_walk_as_the_library_s(js):
     )
 
 
-def test_the_reverse_sde_walks_as_the_library_s(js):
+@pytest.mark.parametrize(("eta", "draws"), [(0.0, 0), (0.5, 20), (1.0, 20)])
+def test_the_reverse_sde_and_its_family_walk_as_the_library_s(js, eta, draws):
     ours_and_theirs(
         js,
-        "eulerMaruyama(f, path, x, times, { noise })",
-        lambda f, x, t, g: samplers.euler_maruyama(f, x, t, generator=g),
+        f"eulerMaruyama(f, path, x, times, {{ eta: {eta}, noise }})",
+        lambda f, x, t, g: samplers.euler_maruyama(f, x, t, eta=eta, generator=g),
         grid="uniformTimes(path, 20, 1e-3)",
-        draws=20,
+        draws=draws,
     )
 
 
