@@ -62,6 +62,11 @@ def html(name: str, **options: Any) -> str:
     options
         Where the figure's controls stand at first, by the names of the controls.
 
+    Returns
+    -------
+    str
+        A ``<div>`` that says, where it stays asleep, what would wake it.
+
     Raises
     ------
     ValueError
@@ -106,7 +111,7 @@ def _widget_class() -> type:
     import anywidget  # slow to import, and needed by notebooks alone
     import traitlets
 
-    class LiveFigure(anywidget.AnyWidget):  # type: ignore[misc]
+    class LiveFigure(anywidget.AnyWidget):
         """A figure of `retro_diffusion.live` in a notebook."""
 
         _esm = module()
@@ -119,7 +124,7 @@ def _widget_class() -> type:
         def _repr_mimebundle_(self, **kwargs: Any) -> Any:
             shown = super()._repr_mimebundle_(**kwargs)
             data, metadata = shown if isinstance(shown, tuple) else (shown, {})
-            return {**data, "text/html": html(self.name, **self.options)}, metadata
+            return {**(data or {}), "text/html": html(self.name, **self.options)}, metadata
 
     return LiveFigure
 

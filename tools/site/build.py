@@ -21,7 +21,7 @@ from pathlib import Path
 from sphinx.cmd.build import build_main
 
 from retro_diffusion import claims
-from tools.site import registry
+from tools.site import backlinks, papers, registry
 from tools.site.registry import Equation
 
 HERE = Path(__file__).parent
@@ -42,6 +42,8 @@ MODULES = (
     "flow",
     "integrate",
     "training",
+    "devices",
+    "distributed",
     "networks",
     "data",
     "evaluation",
@@ -78,7 +80,7 @@ def _entry(equation: Equation, root: Path) -> Iterator[str]:
     if equation.code:
         places.append(f"in the library {{py:obj}}`{equation.code}`")
     if equation.notebook:
-        places.append(f"run in {{doc}}`/notebooks/{equation.notebook}`")
+        places.append(f"run in {backlinks.place(root / 'notebooks', equation)}")
     yield f"({equation.label}-tests)="
     yield f"Equation {{eq}}`{equation.label}`{': ' if places else ''}{', '.join(places)}"
     yield ""
@@ -107,7 +109,8 @@ def module_page(module: str) -> str:
     """Return a page of the library."""
     name = f"retro_diffusion.{module}"
     lines = [f"# `{name}`", "", "```{eval-rst}", f".. automodule:: {name}", "   :members:"]
-    if importlib.util.find_spec(name).submodule_search_locations:  # a package
+    spec = importlib.util.find_spec(name)
+    if spec and spec.submodule_search_locations:  # a package
         lines.append("   :imported-members:")
     return "\n".join([*lines, "```", ""])
 
@@ -138,20 +141,22 @@ def prepare(root: Path, out: Path) -> None:
     Raises
     ------
     ValueError
-        If the registry of equations or the ledger is not as it must be.
+        If the registry of equations, the papers or the ledger are not as they must be.
     """
     equations = registry.read(root / "docs" / "post")
+    reviewed = papers.read(root)
     pages = claims.load(root / "docs" / "claims")
     shutil.copytree(
         root / "docs" / "post", out / "post", ignore=shutil.ignore_patterns("*_test.py")
     )
-    shutil.copytree(HERE / "katex", out / "_static" / "katex")
-    shutil.copy(HERE / "static" / "site.css", out / "_static")
+    shutil.copytree(HERE / "static", out / "_static")
+    for vendored in ("katex", "tippy"):
+        shutil.copytree(HERE / vendored, out / "_static" / vendored)
     for path in (root / "docs").glob("*.md"):
         shutil.copy(path, out)
-    (out / "notebooks").mkdir()
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        shutil.copy(path, out / "notebooks")
+        notebook = backlinks.annotated(path.parent, path.stem, equations)
+        _write(out / "notebooks" / path.name, json.dumps(notebook))
     bibliography = sorted((root / "docs" / "post").glob("*.bib"))
     _write(out / "references.bib", "\n".join(p.read_text(encoding="utf-8") for p in bibliography))
     _write(out / "equations.md", equations_page(equations, root))
@@ -162,6 +167,8 @@ def prepare(root: Path, out: Path) -> None:
     generated = out / "_generated"
     score = claims.summary(pages)
     _write(generated / "score.md", f"{score.total} claims: {score}.\n")
+    _write(generated / "timeline.md", papers.timeline(reviewed))
+    _write(generated / "papers.md", papers.table(reviewed))
     registered = {e.label: {k: v for k, v in asdict(e).items() if v} for e in equations}
     _write(generated / "equations.json", json.dumps(registered))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+
+from tools.site import cards
 
 project = "Retro Diffusion"
 author = "the Retro Diffusion authors"
@@ -20,6 +23,9 @@ extensions = [
     "sphinxcontrib.bibtex",
     "sphinx_design",
     "sphinx_copybutton",
+    "tools.site.backlinks",
+    "tools.site.cards",
+    "tools.site.figures",
     "tools.site.katex",
     "tools.site.live",
 ]
@@ -49,24 +55,42 @@ suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 
 equation_registry = json.loads(Path("_generated/equations.json").read_text(encoding="utf-8"))
 
+# Resting on a link shows what it leads to; a card holds no link, and may be rolled sideways.
+tippy_js = cards.SCRIPTS
+tippy_props = {"placement": "top-start", "maxWidth": 640, "interactive": True}
+tippy_anchor_parent_selector = "article"
+tippy_tip_selector = "div.math[id], div.citation"
+tippy_enable_wikitips = False
+tippy_enable_doitips = False
+
 html_theme = "furo"
 html_title = "Retro Diffusion"
 html_static_path = ["_static"]
 
-html_css_files = ["site.css"]
+html_css_files = ["site.css", "cards.css", "timeline.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
+html_show_search_summary = False  # its excerpts are fetched, which a page from a file may not
+
+
+# What the writers leave wrong for a small screen, a keyboard or a screen reader.
+REPAIRS = (
+    (r"<pre>", '<pre tabindex="0">'),  # keys scroll what is wide
+    (r"(?s)<table style=.*?</table>", r'<div class="table-wrapper container">\g<0></div>'),
+    (r'<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
+    (r'role="heading"', 'role="heading" aria-level="2"'),
+    (r'<div role="list" class="citation-list">', '<div class="citation-list">'),  # holds no items
+    (r' role="doc-biblioentry"', ""),  # deprecated
+)
 
 
 def _accessible(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
-    """Let keys scroll what is wide, and give the theme's heading its level."""
-    if body := context.get("body"):
-        context["body"] = body.replace("<pre>", '<pre tabindex="0">')
-    if tree := context.get("furo_navigation_tree"):
-        context["furo_navigation_tree"] = tree.replace(
-            'role="heading"', 'role="heading" aria-level="2"'
-        )
+    """Mend the page's text and its tree."""
+    for part in ("body", "furo_navigation_tree"):
+        for wrong, right in REPAIRS:
+            if text := context.get(part):
+                context[part] = re.sub(wrong, right, text)
 
 
 def _escape(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -21,13 +21,14 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from retro_diffusion import live
+from tools.site.figures import figure
 
 
 class LiveFigure(SphinxDirective):
     """A figure of `retro_diffusion.live`, its caption being the directive's text."""
 
     required_arguments = 1
-    option_spec = {"name": directives.unchanged, "options": directives.unchanged}
+    option_spec: ClassVar = {"name": directives.unchanged, "options": directives.unchanged}
     has_content = True
 
     def run(self) -> list[nodes.Node]:
@@ -37,14 +38,9 @@ class LiveFigure(SphinxDirective):
             element = live.html(self.arguments[0], **options)
         except ValueError as error:
             raise self.error(str(error)) from error
-        figure = nodes.figure(classes=["live"])
-        figure += nodes.raw("", element, format="html")
-        caption = nodes.caption()
-        for paragraph in self.parse_content_to_nodes():
-            caption += paragraph.children
-        figure += caption
-        self.add_name(figure)
-        return [figure]
+        result = figure(self, nodes.raw("", element, format="html"))
+        result["classes"].append("live")
+        return [result]
 
 
 def _write_script(app: Sphinx) -> None:

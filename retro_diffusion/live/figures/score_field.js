@@ -18,7 +18,7 @@ const SIZE = 0.1; // Langevin step size in units of sigma^2
 const START = 300;
 
 const sigmaOf = (position) => 0.3 * (20 / 0.3) ** position;
-const positionOf = (sigma) => Math.min(1, Math.max(0, Math.log(sigma / 0.3) / Math.log(20 / 0.3)));
+const placeOf = (sigma) => Math.min(1, Math.max(0, Math.log(sigma / 0.3) / Math.log(20 / 0.3)));
 
 /** Particles spread evenly over the square. */
 export function scattered(n, random) {
@@ -154,7 +154,7 @@ figures["score-field"] = {
       const { value, done } = view.states.next();
       if (done) return false;
       view.particles = value.x;
-      view.values.level = positionOf(value.t);
+      view.values.level = placeOf(value.t);
       return true;
     },
     jump(view) {
