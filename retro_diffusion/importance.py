@@ -7,6 +7,8 @@ it, the estimate is still unbiased, and as steady as such an estimate can be (eq
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -79,16 +81,37 @@ class LossHistory:
 
     def record(self, t: Tensor, losses: Tensor) -> None:
         """Remember the losses at steps ``t``, the oldest of a step making room; shapes (n,)."""
-        losses = losses.detach().to(self.losses)
+        losses = losses.detach().cpu().to(self.losses)
         for index, loss in zip((t.long() - 1).tolist(), losses, strict=True):
             self.losses[index, self.counts[index] % self.losses.shape[1]] = loss
             self.counts[index] += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is remembered, for a checkpoint."""
+        return {"losses": self.losses.clone(), "counts": self.counts.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to another chain, or to a history of another length.
+        """
+        if state["losses"].shape != self.losses.shape:
+            raise ValueError(
+                f"a history of {tuple(self.losses.shape)} losses (steps, length) cannot continue one of "
+                f"{tuple(state['losses'].shape)}"
+            )
+        self.losses.copy_(state["losses"])
+        self.counts.copy_(state["counts"])
 
 
 class ImportanceSampledBound:
     """The variational bound as a `training.train` loss, its steps drawn by importance: ``L_vlb``.
 
-    Keeps a `LossHistory`, which a checkpoint does not: a resumed run starts from uniform draws.
+    Keeps a `LossHistory`, and a checkpoint keeps it, too. The history follows from the order in which one
+    process sees its batches: several processes refuse this loss.
 
     Parameters
     ----------
@@ -108,6 +131,14 @@ class ImportanceSampledBound:
         self.history = history
         self.variance = variance
         self.decoder = decoder
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the history, for a checkpoint."""
+        return self.history.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from the history that `state_dict` returned."""
+        self.history.load_state_dict(state)
 
     def __call__(
         self, denoiser: Denoiser, batch: Batch, generator: torch.Generator | None = None

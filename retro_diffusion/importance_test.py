@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from retro_diffusion.data import fresh
+from retro_diffusion.data.toy import swiss_roll
 from retro_diffusion.denoiser import Denoiser
 from retro_diffusion.importance import ImportanceSampledBound, LossHistory
 from retro_diffusion.losses import bound_loss
 from retro_diffusion.networks import MLP
 from retro_diffusion.reverse import lower_variance
 from retro_diffusion.schedules import linear
+from retro_diffusion.training import train
 
 torch.set_num_threads(1)
 
@@ -90,6 +93,30 @@ def test_the_loss_is_the_bound_in_expectation():
     error = float((ours.var() / 40 + theirs.var() / 40).sqrt())
     assert float(ours.mean()) == pytest.approx(float(theirs.mean()), abs=4 * error)
     assert float(ours.var()) < float(theirs.var())
+
+
+def test_a_history_continues_where_it_was_saved():
+    saved, fresh = filled(), LossHistory(len(TERMS))
+    fresh.load_state_dict(saved.state_dict())
+    for history in (saved, fresh):
+        history.record(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    assert torch.equal(fresh.probabilities, saved.probabilities)
+    with pytest.raises(ValueError, match="losses .* cannot continue one of"):
+        LossHistory(len(TERMS) + 1).load_state_dict(saved.state_dict())
+
+
+def test_a_resumed_run_draws_as_an_uninterrupted_one(tmp_path):
+    def losses_of(n_steps, **options):
+        torch.manual_seed(0)
+        denoiser = Denoiser(MLP(2, width=16), linear(4, 0.01, 0.4))
+        loss = ImportanceSampledBound(LossHistory(4, length=2), variance=lower_variance)
+        batches = fresh(swiss_roll, 16)
+        states = train(denoiser, batches, n_steps=n_steps, loss=loss, progress=False, **options)
+        return [state.loss for state in states]
+
+    whole = losses_of(12)
+    first = losses_of(6, checkpoint=tmp_path / "run.pt")
+    assert first + losses_of(12, checkpoint=tmp_path / "run.pt") == whole
 
 
 @pytest.mark.parametrize("bad", [{"n_timesteps": 0}, {"length": 0}, {"uniform": 0.0}])

@@ -3,6 +3,10 @@
 Whatever is random in step ``k`` (the batch, the times, the noise, dropout) is drawn from the seed
 and ``k`` alone. A run that is killed and resumed therefore continues as if nothing had happened:
 on one CPU thread, to the last bit.
+
+Under `torchrun` the same call trains on many processes (`distributed`). A batch is cut into parts, and
+what is random in a part is drawn from the seed, ``k`` and the part's number: the result does not depend
+on how many processes share the parts.
 """
 
 from __future__ import annotations
@@ -21,11 +25,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from retro_diffusion import checkpoints
+from retro_diffusion import checkpoints, devices, distributed, nested
 from retro_diffusion.checkpoints import CheckpointError
+from retro_diffusion.distributed import Objective, Processes, ProcessLostError
+from retro_diffusion.interruption import Signals
 
 Batches = Callable[[torch.Generator], Any]
 """Draws a batch, usually ``(x0, cond)``, from a CPU generator and from nothing else."""
@@ -50,8 +57,8 @@ class TrainState(NamedTuple):
     step
         Steps done, from 1.
     loss
-        Loss of this step. On an accelerator, which reading the loss would stall, the mean over the
-        last ten steps, renewed every ten.
+        Loss of this step, over the whole batch. On an accelerator, which reading the loss would
+        stall, the mean over the last ten steps, renewed every ten.
     lr
         Learning rate of this step.
     grad_norm
@@ -88,6 +95,7 @@ def train(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    n_parts: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
     resume: bool = True,
@@ -97,7 +105,12 @@ def train(
 
     ``for state in train(...)`` observes a run, `finish` runs it to its end, and leaving the loop
     early stops it. When there is a ``checkpoint``, each of these leaves one from which the same
-    call continues. After a kill at most ``checkpoint_every`` steps are done again.
+    call continues. So do Ctrl-C and SIGTERM, which wait for the step to be done; a second one does
+    not. After a kill at most ``checkpoint_every`` steps are done again.
+
+    Under `torchrun` every process makes this call and takes its share of every batch; the first
+    shows the progress and writes the checkpoint, which a run on another number of processes may
+    continue.
 
     Parameters
     ----------
@@ -109,7 +122,9 @@ def train(
     n_steps
         Steps in all, those of a resumed run included.
     loss
-        ``loss(denoiser, batch, generator)``, a scalar tensor; randomness from the generator.
+        ``loss(denoiser, batch, generator)``, a scalar tensor, the mean over the batch; randomness
+        from the generator. If it has a memory (``state_dict`` and ``load_state_dict``), that is
+        saved and restored, too; several processes refuse it, since they would not share it.
     optimizer
         Called as ``optimizer(parameters, lr=lr)``: a class of `torch.optim`, or a partial of one.
     lr
@@ -122,12 +137,17 @@ def train(
     grad_clip
         Largest norm of the gradient, > 0; None does not clip.
     device
-        As for `choose_device`; None keeps the module where it is.
+        As for `devices.pick`; None keeps the module where it is.
     dtype
-        ``torch.float32``, or ``torch.bfloat16`` for a loss under autocast with float32 weights.
+        ``torch.float32``, or ``torch.bfloat16`` for a loss under autocast with float32 weights; see
+        `devices.precision`.
     seed
         Determines batches, times, noise and dropout, 0 ... 2**32 - 1. It does not reinitialise
         the module. The global random state of the caller is left alone.
+    n_parts
+        Equal parts into which a batch is cut, and whose gradients are averaged: a multiple of the
+        number of processes. More parts than processes need less memory. None is what the checkpoint
+        says, or else one for each process.
     checkpoint
         Where to save; None does not save.
     checkpoint_every
@@ -150,31 +170,37 @@ def train(
         If the loss or the gradient is not finite. The step is not taken.
     CheckpointError
         If the checkpoint cannot be read or written, or belongs to another configuration.
+    ProcessLostError
+        If another process of this run is gone. A checkpoint is left as by Ctrl-C.
     """
-    _check_options(n_steps, lr, ema_decay, grad_clip, dtype, seed, checkpoint_every)
+    _check_options(n_steps, lr, ema_decay, grad_clip, dtype, seed, n_parts, checkpoint_every)
     if device is not None:
-        denoiser.to(choose_device(device))
+        denoiser.to(devices.pick(device))
     parameters = [p for p in denoiser.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("the denoiser has no trainable parameters")
+    processes = distributed.join(parameters[0].device)
+    objective = distributed.objective(denoiser, loss, processes)
     ema = copy.deepcopy(denoiser).eval().requires_grad_(False)
-    run = _Run(denoiser, ema, optimizer(parameters, lr=lr), seed)
+    parts = n_parts or processes.size
+    run = _Run(denoiser, ema, optimizer(parameters, lr=lr), loss, seed, parts, processes)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
-        checkpoints.check_writable(path)
-        if resume and path.exists():
-            run.load(path)
+        content = processes.agree(functools.partial(_find, path, resume))
+        if content is not None:
+            run.load(content, path, n_parts)
     step = functools.partial(
         _step,
         run,
         batches=batches,
-        loss=loss,
+        objective=objective,
         lr_schedule=constant() if lr_schedule is None else lr_schedule,
         ema_decay=ema_decay,
         grad_clip=grad_clip,
         dtype=dtype,
+        parts=processes.parts(run.n_parts),
     )
-    return _steps(run, step, n_steps, path, checkpoint_every, progress)
+    return _steps(run, step, n_steps, path, checkpoint_every, progress and processes.first)
 
 
 def finish(states: Iterator[TrainState]) -> TrainState:
@@ -202,39 +228,6 @@ def finish(states: Iterator[TrainState]) -> TrainState:
     if not last:
         raise ValueError("this training has already been run to its end")
     return last[0]
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """Turn a name into a device this machine has.
-
-    Parameters
-    ----------
-    name
-        "cpu", "cuda" (or "cuda:1", ...), "mps", or "auto" for the fastest of them present.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or the machine has no such device.
-    """
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind in has if has[kind]))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in has:
-        raise ValueError(f'unknown device "{name}": choose auto, cpu, cuda or mps')
-    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if missing or not has[device.type]:
-        raise ValueError(f'this machine has no device "{name}": choose auto or cpu')
-    return device
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -355,7 +348,10 @@ class _Run:
     denoiser: nn.Module
     ema: nn.Module
     optimizer: Optimizer
+    loss_function: Loss
     seed: int
+    n_parts: int
+    processes: Processes
     step: int = 0
     loss: float = math.nan
     lr: float = math.nan
@@ -367,6 +363,8 @@ class _Run:
         self.device = next(p for p in self.denoiser.parameters() if p.requires_grad).device
         self.read_every = _read_every(self.device)
         self.unread: list[Tensor] = []
+        self.signals = Signals()
+        self.all_stop = False  # some process was told to stop, and all know it
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -379,6 +377,8 @@ class _Run:
         return TrainState(self.step, self.loss, self.lr, self.grad_norm, self.denoiser, self.ema)
 
     def save(self, path: Path) -> None:
+        if not self.processes.first:
+            return
         content = {
             "fingerprint": self.fingerprint(),
             "step": self.step,
@@ -388,11 +388,13 @@ class _Run:
             "denoiser": self.denoiser.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "n_parts": self.n_parts,
         }
+        if hasattr(self.loss_function, "state_dict"):
+            content["loss_memory"] = self.loss_function.state_dict()
         checkpoints.save(path, content)
 
-    def load(self, path: Path) -> None:
-        content = checkpoints.load(path)
+    def load(self, content: dict[str, Any], path: Path, n_parts: int | None) -> None:
         if "fingerprint" not in content:
             raise CheckpointError(f"{path} does not hold a training run")
         difference = checkpoints.first_difference(self.fingerprint(), content["fingerprint"])
@@ -406,6 +408,15 @@ class _Run:
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.loss = content["step"], content["loss"]
         self.lr, self.grad_norm = content["lr"], content["grad_norm"]
+        self.n_parts = n_parts or content.get("n_parts", 1)
+        if hasattr(self.loss_function, "load_state_dict") and "loss_memory" in content:
+            self.loss_function.load_state_dict(content["loss_memory"])
+
+
+def _find(path: Path, resume: bool) -> dict[str, Any] | None:
+    """Read the checkpoint to continue from, if there is one, and make sure that one can be written."""
+    checkpoints.check_writable(path)
+    return checkpoints.load(path) if resume and path.exists() else None
 
 
 def _steps(
@@ -413,7 +424,7 @@ def _steps(
     step: Callable[[], int],
     n_steps: int,
     path: Path | None,
-    checkpoint_every: int,
+    every: int,
     progress: bool,
 ) -> Generator[TrainState, None, None]:
     if run.step >= n_steps:
@@ -422,14 +433,18 @@ def _steps(
     with tqdm(total=n_steps, initial=run.step, disable=not progress, unit="step") as bar:
         try:
             while run.step < n_steps:
-                batch_size = step()
-                if path is not None and (run.step % checkpoint_every == 0 or run.step == n_steps):
-                    run.save(path)
+                with run.signals.deferred(), distributed.watching(run.processes):
+                    batch_size = step()
+                    if path is not None and (run.step % every == 0 or run.step == n_steps):
+                        run.save(path)
                 _show(bar, run.loss, batch_size)
                 yield run.state()
-        except (KeyboardInterrupt, GeneratorExit) as stop:
+                if run.all_stop or (run.processes.size == 1 and run.signals.held):
+                    run.signals.deliver()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, ProcessLostError) as stop:
             bar.close()
-            _leave(run, path, n_steps, interrupted=isinstance(stop, KeyboardInterrupt))
+            with run.signals.deferred():
+                _leave(run, path, n_steps, interrupted=not isinstance(stop, GeneratorExit))
             raise
 
 
@@ -437,11 +452,12 @@ def _step(
     run: _Run,
     *,
     batches: Batches,
-    loss: Loss,
+    objective: Objective | DistributedDataParallel,
     lr_schedule: LRSchedule,
     ema_decay: float,
     grad_clip: float | None,
     dtype: torch.dtype,
+    parts: range,
 ) -> int:
     """Take one step, and return the size of its batch."""
     seed = step_seed(run.seed, run.step)
@@ -452,16 +468,23 @@ def _step(
     run.denoiser.train()
     run.optimizer.zero_grad(set_to_none=True)
     with _global_seed(seed, run.device):
-        batch = _to_device(batches(generator), run.device)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            value = loss(run.denoiser, batch, generator)
-        if not isinstance(value, Tensor) or value.ndim:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"the loss must be a scalar tensor, got {shape}")
-        value.backward()
+        batch = batches(generator)
+    values = []
+    for part in parts:
+        own = generator if part == 0 else torch.Generator().manual_seed(step_seed(seed, part))
+        rows = nested.to_device(nested.part(batch, part, run.n_parts), run.device)
+        waits = objective.no_sync() if part != parts[-1] else contextlib.nullcontext()
+        with _global_seed(own.initial_seed(), run.device), waits:
+            with devices.autocast(run.device, dtype):
+                value = objective(rows, own)
+            _check_scalar(value)
+            (value / len(parts)).backward()
+        values.append(value.detach().float())
+    if run.processes.size > 1:
+        distributed.check_gradients(run.denoiser)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, math.inf if grad_clip is None else grad_clip)
-    run.unread.append(torch.stack([value.detach().float(), norm.detach().float()]))
+    run.unread.append(torch.stack([torch.stack(values).mean(), norm.detach().float()]))
     if run.step == 0 or (run.step + 1) % run.read_every == 0:
         _read(run)
     run.whole = False
@@ -470,7 +493,13 @@ def _step(
     run.step += 1
     run.lr = run.base_lrs[0] * factor
     run.whole = True
-    return _batch_size(batch)
+    return nested.length(batch)
+
+
+def _check_scalar(value: Any) -> None:
+    if not isinstance(value, Tensor) or value.ndim:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the loss must be a scalar tensor, got {shape}")
 
 
 @torch.no_grad()
@@ -499,7 +528,10 @@ def _read_every(device: torch.device) -> int:
 def _read(run: _Run) -> None:
     """Fetch the losses since the last reading, and refuse to go on if one is not finite."""
     first = run.step + 2 - len(run.unread)
-    run.loss, run.grad_norm = torch.stack(run.unread).mean(dim=0).tolist()
+    means = torch.stack(run.unread).mean(dim=0)
+    stop = means.new_tensor([float(run.signals.held > 0)])
+    run.loss, run.grad_norm, stopping = run.processes.mean(torch.cat([means, stop])).tolist()
+    run.all_stop = stopping > 0
     run.unread.clear()
     if math.isfinite(run.loss) and math.isfinite(run.grad_norm):
         return
@@ -524,21 +556,21 @@ def _show(bar: tqdm, loss: float, batch_size: int) -> None:
 
 def _leave(run: _Run, path: Path | None, n_steps: int, interrupted: bool) -> None:
     """Save if possible, and say how to go on."""
+    done = f"stopped after step {run.step} of {n_steps}"
     if path is None:
         if interrupted:
-            _say(f"stopped after step {run.step} of {n_steps}; a checkpoint=... lets a run resume")
-        return
-    if run.step == n_steps:
-        return
-    if run.whole:
+            _say(run, f"{done}; a checkpoint=... lets a run resume")
+    elif run.whole and not run.signals.hurried and run.step < n_steps:
         run.save(path)
-        _say(f"stopped after step {run.step} of {n_steps}, saved in {path}; the same call resumes")
-    else:
-        _say(f"stopped within step {run.step + 1} of {n_steps}; the same call resumes from {path}")
+        _say(run, f"{done}, saved in {path}; the same call resumes")
+    elif run.step < n_steps:
+        place = f"resumes from {path}" if path.exists() else "begins anew"
+        _say(run, f"stopped within step {run.step + 1} of {n_steps}; the same call {place}")
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+def _say(run: _Run, text: str) -> None:
+    if run.processes.first:
+        print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -558,23 +590,6 @@ def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
             accelerator.set_rng_state(state)
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        moved = [_to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch
-
-
-def _batch_size(batch: Any) -> int:
-    while isinstance(batch, list | tuple | dict) and batch:
-        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
-    return len(batch) if isinstance(batch, Tensor) and batch.ndim else 1
-
-
 def _check_options(
     n_steps: int,
     lr: float,
@@ -582,6 +597,7 @@ def _check_options(
     grad_clip: float | None,
     dtype: torch.dtype,
     seed: int,
+    n_parts: int | None,
     checkpoint_every: int,
 ) -> None:
     if n_steps < 1:
@@ -592,9 +608,11 @@ def _check_options(
         raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
     if grad_clip is not None and not grad_clip > 0:
         raise ValueError(f"grad_clip must be positive or None, got {grad_clip}")
-    if dtype not in (torch.float32, torch.bfloat16):
+    if dtype not in devices.PRECISIONS.values():
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in 0 ... 2**32 - 1, got {seed}")
+    if n_parts is not None and n_parts < 1:
+        raise ValueError(f"n_parts must be at least 1, got {n_parts}")
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")

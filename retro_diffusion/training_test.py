@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -242,6 +243,49 @@ def test_interrupt_within_the_loss_saves_the_last_whole_step(
     assert "stopped after step 0 of 20; a checkpoint=..." in capsys.readouterr().err
 
 
+def signalled(number: int, times: int) -> Any:
+    """A loss in whose fifth call signals arrive."""
+    calls = 0
+
+    def loss(model: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        nonlocal calls
+        calls += 1
+        for _ in range(times if calls == 5 else 0):
+            os.kill(os.getpid(), number)
+        return toward_three(model, batch, generator)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_lets_the_step_finish(
+    number: int, stop: type[BaseException], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.pt"
+    with pytest.raises(stop):
+        finish(run(small(), loss=signalled(number, 1), checkpoint=path))
+    assert "stopped after step 5 of 20, saved in" in capsys.readouterr().err
+    assert losses(small(1), checkpoint=path) == losses(small())[5:]
+
+
+def test_the_step_of_a_signal_is_seen() -> None:
+    states = run(small(), loss=signalled(signal.SIGINT, 1))
+    assert [next(states).step for _ in range(5)] == [1, 2, 3, 4, 5]
+    with pytest.raises(KeyboardInterrupt):
+        next(states)
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.pt"
+    options: dict[str, Any] = {"loss": signalled(signal.SIGINT, 2), "checkpoint": path}
+    with pytest.raises(KeyboardInterrupt):
+        finish(run(small(), **options))
+    assert "stopped within step 5 of 20; the same call begins anew" in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_interrupt_within_the_update_keeps_the_older_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +303,40 @@ def test_interrupt_within_the_update_keeps_the_older_checkpoint(
         finish(run(small(), optimizer=Interrupted, checkpoint=path, checkpoint_every=5))
     assert "stopped within step 8 of 20; the same call resumes" in capsys.readouterr().err
     assert checkpoints.load(path)["step"] == 5
+
+
+class Drifting:
+    """A loss whose target moves with every call: it has a memory."""
+
+    def __init__(self) -> None:
+        self.calls = torch.zeros(())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"calls": self.calls.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.calls.copy_(state["calls"])
+
+    def __call__(self, model: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        self.calls += 1
+        return (model(batch[0]) - self.calls).square().mean()
+
+
+def test_a_losss_memory_is_part_of_the_run(tmp_path: Path) -> None:
+    whole = losses(small(), loss=Drifting())
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run.pt"}
+    first = losses(small(), loss=Drifting(), n_steps=9, **options)
+    assert first + losses(small(), loss=Drifting(), **options) == whole
+
+
+def test_parts_are_the_checkpoints_unless_named(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run.pt"}
+    whole = losses(small(), n_parts=4)
+    first = losses(small(), n_parts=4, n_steps=9, **options)
+    assert first + losses(small(), **options) == whole
+    assert losses(small(), n_parts=1) != whole
+    other = losses(small(), n_parts=2, n_steps=21, **options)
+    assert len(other) == 1
 
 
 def test_finished_checkpoint_yields_once(tmp_path: Path) -> None:
@@ -411,6 +489,7 @@ def test_infinite_loss_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
         ({"grad_clip": 0.0}, "grad_clip must be positive or None, got 0.0"),
         ({"dtype": torch.float16}, "dtype must be torch.float32 or torch.bfloat16"),
         ({"seed": -1}, "seed must be in"),
+        ({"n_parts": 0}, "n_parts must be at least 1, got 0"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ({"device": "tpu"}, 'unknown device "tpu": choose auto, cpu, cuda or mps'),
     ],
@@ -440,26 +519,6 @@ def test_finish_needs_something_left() -> None:
     finish(states)
     with pytest.raises(ValueError, match="already been run to its end"):
         finish(states)
-
-
-def test_choose_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert training.choose_device("cpu") == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert training.choose_device() == torch.device("cpu")
-    for name in ("cuda", "mps", "cuda:1"):
-        with pytest.raises(ValueError, match=f'this machine has no device "{name}"'):
-            training.choose_device(name)
-    with pytest.raises(ValueError, match='unknown device "meta"'):
-        training.choose_device("meta")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert training.choose_device() == torch.device("mps")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert training.choose_device() == torch.device("cuda")
-    with pytest.raises(ValueError, match="no device"):
-        training.choose_device("cuda:1")
 
 
 # ---- what it shows

@@ -13,16 +13,21 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from retro_diffusion import (
     data,
+    devices,
+    distributed,
     evaluation,
+    interruption,
     losses,
     parameterizations,
     plotting,
@@ -34,9 +39,12 @@ from retro_diffusion import (
 )
 from retro_diffusion.checkpoints import CheckpointError
 from retro_diffusion.denoiser import Clipped, Denoiser, DenoiserLike
+from retro_diffusion.devices import InPrecision
+from retro_diffusion.distributed import ProcessLostError
 from retro_diffusion.likelihood import Decoder, discretized_decoder, gaussian_decoder
 from retro_diffusion.networks import MLP, UNet
 from tools.command_line import from_caller, positive
+from tools.train import launch
 
 PREDICTIONS = {
     "eps": parameterizations.predict_eps,
@@ -86,16 +94,32 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line; a mistake of the user's ends in one sentence and exit status 2."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    interruption.exit_on_sigterm()
+    if arguments.processes > 1 and not distributed.launched():
+        launch.launch(__file__, sys.argv[1:] if argv is None else argv, arguments.processes)
+        return
     try:
         run(_settled(arguments))
+        distributed.leave()
     except CheckpointError as error:
-        parser.exit(2, f"train: error: {error}; --restart begins anew, --out elsewhere\n")
+        _refuse(f"{error}; --restart begins anew, --out elsewhere")
     except FileNotFoundError as error:
-        parser.exit(2, f"train: error: {error} (here: --download, --data-root)\n")
-    except (ValueError, OSError, training.NonFiniteLossError) as error:
-        parser.exit(2, f"train: error: {error}\n")
+        _refuse(f"{error} (here: --download, --data-root)")
+    except (ValueError, OSError, training.NonFiniteLossError, ProcessLostError) as error:
+        _refuse(str(error))
     except KeyboardInterrupt:
-        parser.exit(130, "train: interrupted\n")
+        _exit(130, "train: interrupted; the same command resumes")
+
+
+def _refuse(reason: str) -> NoReturn:
+    _exit(2, f"train: error: {reason}")
+
+
+def _exit(status: int, sentence: str) -> NoReturn:
+    """End with a sentence, which the first of several processes says for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, file=sys.stderr)
+    sys.exit(status)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -106,16 +130,15 @@ def run(options: argparse.Namespace) -> None:
     options
         What the command line says, with the paper's defaults filled in.
     """
-    device = training.choose_device(options.device)
+    device = devices.pick(options.device)
+    processes = distributed.join(device)
+    options.precision = devices.precision(options.precision, device)
+    options.quiet = options.quiet or not processes.first
+    if options.download:
+        processes.agree(lambda: bool(_source(options)))  # one fetches before the others look
     source = _source(options)
     denoiser = _denoiser(options, source)
     out = _output_folder(options)
-    settings = {k: v for k, v in vars(options).items() if not isinstance(v, Path)}
-    (out / "settings.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    print(
-        f"{options.paper} on {options.data}: {training.count_parameters(denoiser):,} parameters, "
-        f"{options.steps:,} steps of {options.batch_size} on {device}; results in {out}"
-    )
     states = training.train(
         denoiser,
         source.batches,
@@ -125,16 +148,33 @@ def run(options: argparse.Namespace) -> None:
         lr_schedule=training.warmup(options.warmup),
         ema_decay=options.ema,
         device=str(device),
-        dtype=getattr(torch, options.dtype),
+        dtype=options.precision,
         seed=options.seed,
+        n_parts=options.parts,
         checkpoint=out / "checkpoint.pt",
         checkpoint_every=options.checkpoint_every,
         resume=not options.restart,
         progress=not options.quiet,
     )
-    for state in _logged(states, out / "metrics.jsonl", options):
-        if state.step % options.sample_every == 0 or state.step == options.steps:
-            _sample(state, source, options, out)
+    if not processes.first:
+        training.finish(states)
+        return
+    _write_settings(options, out / "settings.json")
+    together = f" in {processes.size} processes" if processes.size > 1 else ""
+    print(
+        f"{options.paper} on {options.data}: {training.count_parameters(denoiser):,} parameters, "
+        f"{options.steps:,} steps of {options.batch_size} on {device}{together}; results in {out}"
+    )
+    with closing(states):
+        for state in _logged(states, out / "metrics.jsonl", options):
+            if state.step % options.sample_every == 0 or state.step == options.steps:
+                _sample(state, source, options, out)
+
+
+def _write_settings(options: argparse.Namespace, path: Path) -> None:
+    settings = {k: v for k, v in vars(options).items() if not isinstance(v, Path)}
+    settings["precision"] = str(options.precision).removeprefix("torch.")
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _logged(
@@ -191,9 +231,15 @@ def _sample(
         ema.schedule, (n, *source.reference.shape[1:]), generator=generator, device=device
     )
     cond = torch.arange(n, device=device) % source.n_classes if source.n_classes else None
-    model: DenoiserLike = Clipped(ema) if noise.ndim == 4 else ema
-    sampler = _sampler(options, generator)
-    x = samplers.last(sampler(model, noise, _grid(ema, options), cond)).cpu()
+    model: DenoiserLike = InPrecision(ema, options.precision)
+    if noise.ndim == 4:
+        model = Clipped(model)
+    grid = _grid(ema, options)
+    steps = _sampler(options, generator)(model, noise, grid, cond)
+    bar = tqdm(
+        steps, "sampling", total=len(grid) - 1, unit="step", leave=False, disable=options.quiet
+    )
+    x = samplers.last(bar).cpu()
     _save_picture(x, cond, out / f"samples-{state.step:06d}.png")
     held_out, reference = source.reference[:n], source.reference[n : 2 * n]
     scores = {
@@ -364,7 +410,22 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--seed", type=int, default=0, help="determines weights, batches and samples")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     how.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the loss"
+        "--precision",
+        choices=["auto", *devices.PRECISIONS],
+        default="auto",
+        help="of products in the network: auto is bf16 on GPUs that multiply it, else fp32; "
+        "try bf16 on CPUs with AMX or AVX512-BF16",
+    )
+
+    many = parser.add_argument_group("several processes", "On several hosts: torchrun.")
+    many.add_argument(
+        "--processes", type=positive, default=1, help="processes to start on this host"
+    )
+    many.add_argument(
+        "--parts",
+        type=positive,
+        help="equal parts of a batch, a multiple of the processes; the result depends on it and not "
+        "on them (default: as in the checkpoint, else one for each)",
     )
 
     sampling = parser.add_argument_group("sampling")

@@ -120,3 +120,37 @@ def test_absent_files_and_folders_are_named(
     assert "--download" in said
     (tmp_path / "file").write_text("in the way")
     assert "--out" in refusal(capsys, "--data", "moons", "--out", str(tmp_path / "file" / "runs"))
+
+
+def test_bf16_trains_and_samples(tmp_path: Path) -> None:
+    run("--precision", "bf16", "--data", "moons", "--steps", "2", "--out", str(tmp_path))
+    assert lines(tmp_path)[-1]["energy_distance"] > 0
+    assert json.loads((tmp_path / "settings.json").read_text())["precision"] == "bfloat16"
+
+
+def test_an_absent_device_is_answered_with_those_present(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "it has " in refusal(capsys, "--device", "cuda")
+
+
+def test_training_and_sampling_show_their_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [option for option in QUICK if option != "--quiet"]
+    train.main(["--data", "moons", "--steps", "40", "--out", str(tmp_path), *options])
+    shown = capsys.readouterr().err
+    assert "40/40" in shown
+    assert "images/s" in shown
+    assert "sampling" in shown
+
+
+def test_of_several_processes_the_first_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--eta", "2"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == ""
