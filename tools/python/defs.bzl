@@ -3,7 +3,8 @@
 Programs run on the virtualenv in @pypi, which holds all locked packages.
 `requirement("torch")` in `deps` says that a target needs a package and makes
 the lock an input of it; `dev_requirement("pytest")` also puts the directory of
-test-only packages on the program's path.
+test-only packages on the program's path, `benchmark_requirement("diffusers")`
+that of the benchmark's peers.
 """
 
 PythonInfo = provider(

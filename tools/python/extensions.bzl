@@ -7,5 +7,5 @@ def _python_impl(_module_ctx):
 
 python = module_extension(
     implementation = _python_impl,
-    doc = "Declares @uv, @pypi and @pypi_dev; see repositories.bzl.",
+    doc = "Declares @uv, @pypi and the layers on top of @pypi; see repositories.bzl.",
 )

@@ -1,11 +1,13 @@
 """Repository rules that set Python up from hash-pinned locks.
 
-Three repositories, each made only when a target needs it:
+Four repositories, each made only when a target needs it:
 
-* `@uv`        the uv installer, and the host's Python that everything runs on;
-* `@pypi`      one virtualenv with requirements_lock.txt;
-* `@pypi_dev`  a directory with what only tests and lint need, which targets
-               put on top of `@pypi` by naming a `dev_requirement(...)`.
+* `@uv`              the uv installer, and the host's Python that everything runs on;
+* `@pypi`            one virtualenv with requirements_lock.txt;
+* `@pypi_dev`        a directory with what only tests and lint need, which targets
+                     put on top of `@pypi` by naming a `dev_requirement(...)`;
+* `@pypi_benchmark`  another such layer, with the libraries that the speed
+                     benchmark measures against: `benchmark_requirement(...)`.
 
 Everything is plain Starlark and pip, so that a package index is the only
 network these rules need.
@@ -173,11 +175,18 @@ def _pypi_impl(rctx):
     rctx.file("python_path.txt", python + "\n", executable = False)
     _write_packages(rctx, "pypi", "requirement", "requirements.in", "python_path.txt")
 
-def _pypi_dev_impl(rctx):
+def _pypi_layer_impl(rctx):
     host = rctx.read(rctx.path(rctx.attr.python)).strip()
     _uv_install(rctx, host, "--target=site")
     rctx.file("site_path.txt", str(rctx.path("site")) + "\n", executable = False)
-    _write_packages(rctx, "pypi_dev", "dev_requirement", "tools/requirements/dev.in", "site_path.txt")
+    layer = rctx.attr.layer
+    _write_packages(
+        rctx,
+        "pypi_" + layer,
+        layer + "_requirement",
+        "tools/requirements/%s.in" % layer,
+        "site_path.txt",
+    )
 
 _INSTALL_ATTRS = {
     "lock": attr.label(mandatory = True, doc = "The hash-pinned lock to install."),
@@ -191,10 +200,13 @@ pypi_repository = repository_rule(
     doc = "One virtualenv with everything in the lock, and `requirement(name)` in requirements.bzl.",
 )
 
-pypi_dev_repository = repository_rule(
-    implementation = _pypi_dev_impl,
-    attrs = _INSTALL_ATTRS,
-    doc = "One site directory to put on top of @pypi, and `dev_requirement(name)` in requirements.bzl.",
+pypi_layer_repository = repository_rule(
+    implementation = _pypi_layer_impl,
+    attrs = dict(
+        _INSTALL_ATTRS,
+        layer = attr.string(mandatory = True, doc = "The LAYER of LAYER_requirement and of LAYER.in."),
+    ),
+    doc = "One site directory to put on top of @pypi, and `LAYER_requirement(name)` in requirements.bzl.",
 )
 
 def _coverage_stub_impl(rctx):
@@ -212,7 +224,7 @@ coverage_stub = repository_rule(
 )
 
 def python_repositories():
-    """Declares @uv, @pypi and @pypi_dev."""
+    """Declares @uv, @pypi and the layers on top of @pypi."""
     uv_repository(
         name = "uv",
         lock = "//tools/python:uv_lock.txt",
@@ -221,7 +233,13 @@ def python_repositories():
         name = "pypi",
         lock = "//:requirements_lock.txt",
     )
-    pypi_dev_repository(
+    pypi_layer_repository(
         name = "pypi_dev",
+        layer = "dev",
         lock = "//tools/requirements:dev_lock.txt",
+    )
+    pypi_layer_repository(
+        name = "pypi_benchmark",
+        layer = "benchmark",
+        lock = "//tools/requirements:benchmark_lock.txt",
     )

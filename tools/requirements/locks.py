@@ -1,6 +1,6 @@
 """Writes and checks the locks: `bazel run requirements.update`, `bazel test requirements_test`.
 
-There are three of them, each compiled by uv from the `.in` file that people
+There are four of them, each compiled by uv from the `.in` file that people
 edit. Every entry names one version, the platforms it is for, and the SHA-256
 of every file of that version on the package index.
 
@@ -42,12 +42,20 @@ class Lock:
     path: str
     source: str
     base: str | None = None  # the lock whose versions are kept and whose packages are left out
+    beside: str | None = None  # another whose versions are kept: both may be on one path
 
 
 BASE = Lock("requirements_lock.txt", "requirements.in")
+DEV = Lock("tools/requirements/dev_lock.txt", "tools/requirements/dev.in", base=BASE.path)
 LOCKS = (
     BASE,
-    Lock("tools/requirements/dev_lock.txt", "tools/requirements/dev.in", base=BASE.path),
+    DEV,
+    Lock(
+        "tools/requirements/benchmark_lock.txt",
+        "tools/requirements/benchmark.in",
+        base=BASE.path,
+        beside=DEV.path,
+    ),
     Lock("tools/python/uv_lock.txt", "tools/python/uv.in"),
 )
 
@@ -132,12 +140,13 @@ def compile_lock(uv: str, root: pathlib.Path, lock: Lock, options: list[str]) ->
             uv, "pip", "compile", "--quiet", "--no-config", "--system-certs",
             "--universal", "--generate-hashes", f"--python-version={PYTHON_VERSIONS[0]}",
             "--no-emit-index-url", "--no-emit-find-links", "--no-header",
+            *(["--no-annotate"] if lock.base else []),
             f"--output-file={output}",
         ]  # fmt: skip
-        if lock.base:
-            constraint = pathlib.Path(scratch, "base.txt")
-            constraint.write_text(without_hashes((root / lock.base).read_text()))
-            command += ["--constraint", str(constraint), "--no-annotate"]
+        for path in filter(None, (lock.base, lock.beside)):
+            constraint = pathlib.Path(scratch, pathlib.Path(path).name)
+            constraint.write_text(without_hashes((root / path).read_text()))
+            command += ["--constraint", str(constraint)]
         done = subprocess.run(
             [*command, *options, lock.source],
             cwd=root, capture_output=True, text=True, check=False,

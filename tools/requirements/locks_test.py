@@ -83,6 +83,24 @@ def test_layer_leaves_out_what_the_base_has(tmp_path: pathlib.Path) -> None:
     assert [key.name for key in locks.parse(text)] == ["numpy", "pytest"]
 
 
+def test_layer_keeps_the_versions_of_the_layer_beside_it(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "base.txt").write_text("attrs==26.1.0\n")
+    (tmp_path / "dev.txt").write_text(
+        "pytest==9.2.0 ; sys_platform == 'linux' \\\n    --hash=sha256:aa\n"
+    )
+    script = """
+for o; do
+  case $o in --output-file=*) output=${o#*=};; esac
+  [ "$before" = --constraint ] && constraints="$constraints $o"
+  before=$o
+done
+cat $constraints > "$output"
+"""
+    lock = locks.Lock("peers.txt", "peers.in", base="base.txt", beside="dev.txt")
+    entries = locks.parse(locks.compile_lock(fake_uv(tmp_path, script), tmp_path, lock, []))
+    assert [str(key) for key in entries] == ["pytest==9.2.0 ; sys_platform == 'linux'"]
+
+
 def test_no_index_is_said(tmp_path: pathlib.Path) -> None:
     uv = fake_uv(tmp_path, "echo 'cause: dns error' >&2; exit 2")
     with pytest.raises(locks.NoIndexError, match="package index, which cannot be reached"):
