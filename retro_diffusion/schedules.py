@@ -194,6 +194,8 @@ class TabulatedSchedule(NoiseSchedule):
         self.betas = betas
         self.t_max = float(len(betas))
         self._log_alphas_cumprod = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
+        self._slopes = self._log_alphas_cumprod.diff()
+        self._ends_in_noise = bool(betas[-1] == 1)
 
     @property
     def n_timesteps(self) -> int:
@@ -215,12 +217,12 @@ class TabulatedSchedule(NoiseSchedule):
 
     def _interpolate(self, t: Tensor) -> Tensor:
         t = t if t.is_floating_point() else t.double()
-        table = self._log_alphas_cumprod.to(t.device)
-        step = t.detach().floor().long().clamp(0, self.n_timesteps - 1)
+        table, slopes = self._log_alphas_cumprod.to(t.device), self._slopes.to(t.device)
+        step = t.detach().long().clamp(0, self.n_timesteps - 1)
         inside = (t - step).to(table.dtype)
-        # A last beta of 1 takes alphas_cumprod to 0, of which only the value is linear in t.
-        to_zero = table[step + 1].isinf()
-        part = torch.where(to_zero, torch.log1p(-inside), inside * table.diff()[step])
+        part = inside * slopes[step]
+        if self._ends_in_noise:  # alphas_cumprod goes to 0, and only its value is linear in t
+            part = torch.where(slopes[step].isinf(), torch.log1p(-inside), part)
         return (table[step] + part).to(t.dtype)
 
 
