@@ -11,7 +11,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+from retro_diffusion import schedules
+from retro_diffusion.evaluation import energy_distance
 from tools.site import browser
 from tools.site.browser import visit
 
@@ -143,3 +146,62 @@ def test_live_figures_draw_answer_keys_and_rest(chromium, path):
             visited.page.keyboard.press("ArrowRight")
             assert figure.evaluate(value) != before, f"{which} does not answer to a key"
         assert visited.problems == []
+
+
+@pytest.mark.parametrize("path", LIVE, ids=name)
+def test_the_question_of_a_figure_has_one_right_answer_which_is_measured(chromium, path):
+    with visit(chromium, path) as visited:
+        for figure in visited.page.query_selector_all("[data-live]"):
+            verdicts = []
+            for answer in figure.query_selector_all(".rl-predict button"):
+                answer.click()
+                verdicts.append(figure.query_selector(".rl-verdict").inner_text())
+            which = figure.get_attribute("data-live")
+            assert all("Measured" in verdict for verdict in verdicts), which
+            assert sum(verdict.startswith("You said so.") for verdict in verdicts) == 1, which
+        assert visited.problems == []
+
+
+def shown(figure, number):
+    """Return a number as it stands under the figure."""
+    return float(figure.query_selector(f"[data-number={number}] b").inner_text().replace("−", "-"))
+
+
+PATHS = {
+    "linear": schedules.LinearVP(),
+    "cosine": schedules.CosineVP(),
+    "flow": schedules.RectifiedFlow(),
+    "exploding": schedules.GeometricVE(0.01, 10.0),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_numbers_under_the_forward_process_are_the_library_s(chromium, path):
+    schedule = PATHS[path]
+    t = torch.tensor(0.4 * schedule.t_max, dtype=torch.float64)
+    with visit(chromium, SITE / "post" / "03_ddpm.html") as visited:
+        figure = visited.page.query_selector('[data-live="forward-process"]')
+        figure.evaluate("(figure, path) => figure.retro.set({ path, u: 0.4 })", path)
+        assert shown(figure, "alpha") == pytest.approx(float(schedule.alpha(t)), abs=6e-4)
+        assert shown(figure, "sigma") == pytest.approx(float(schedule.sigma(t)), abs=6e-4)
+        assert shown(figure, "logsnr") == pytest.approx(float(schedule.logsnr(t)), abs=6e-3)
+
+
+LABORATORY = """(figure) => {
+  const { law, guidance, scale, nfe, grid, eta, a, b } = figure.retro.state();
+  const last = (name) => Retro.trajectory(name, law, { nfe, grid, eta }, { guidance, scale }).at(-1).x;
+  const { data, floor } = Retro.reference(law, guidance);
+  return { a: [...last(a)], b: [...last(b)], data: [...data], floor };
+}"""
+
+
+def test_the_distances_of_the_laboratory_are_the_library_s(chromium):
+    with visit(chromium, SITE / "post" / "05_ddim.html") as visited:
+        figure = visited.page.query_selector('[data-live="sampler-lab"]')
+        found = figure.evaluate(LABORATORY)
+        points = {
+            k: torch.tensor(found[k]).unflatten(0, (-1, 2)).double() for k in ("a", "b", "data")
+        }
+        for side in ("a", "b"):
+            floors = energy_distance(points[side], points["data"]) / found["floor"]
+            assert shown(figure, f"distance-{side}") == pytest.approx(floors, abs=0.06)
