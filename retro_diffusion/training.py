@@ -548,10 +548,11 @@ def _show(bar: tqdm, loss: float, batch_size: int) -> None:
     if bar.disable:
         return
     bar.smooth_loss = 0.95 * getattr(bar, "smooth_loss", loss) + 0.05 * loss
-    rate = bar.format_dict["rate"]
-    speed = "" if rate is None else f", {rate * batch_size:.0f} images/s"
-    bar.set_postfix_str(f"loss {bar.smooth_loss:.4f}{speed}", refresh=False)
     bar.update()
+    shown = bar.format_dict  # its rate is None until the bar has been drawn twice
+    rate = shown["rate"] or (bar.n - bar.initial) / max(shown["elapsed"], 1e-9)
+    speed = f"{rate * batch_size:.0f} images/s"
+    bar.set_postfix_str(f"loss {bar.smooth_loss:.4f}, {speed}", refresh=False)
 
 
 def _leave(run: _Run, path: Path | None, n_steps: int, interrupted: bool) -> None:

@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retro_diffusion import data
+from retro_diffusion import data, schedules
 from retro_diffusion.data import Images
-from tools.benchmark import figure, keeping, measuring, quality, report, speed
+from retro_diffusion.denoiser import Denoiser
+from retro_diffusion.networks import UNet
+from retro_diffusion.parameterizations import predict_eps
+from tools.benchmark import equal, figure, keeping, measuring, quality, report, speed
 from tools.benchmark.contenders import Shape, flops
 from tools.benchmark.measuring import Summary
 from tools.benchmark.report import Table
@@ -227,3 +230,27 @@ def test_time_to_quality(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_that_are_no_numbers_are_infinitely_bad() -> None:
     judge = quality.Judge.__new__(quality.Judge)
     assert judge.score(torch.full((2, 1, 8, 8), torch.nan)) == float("inf")
+
+
+def test_equal_quality_compares_with_the_first_and_keeps_what_is_worse() -> None:
+    summary = {
+        name: Summary(x, x, x, 1) for name, x in (("all", 1.0), ("few", 1.04), ("none", 1.06))
+    }
+    seconds = {
+        name: Summary(x, x, x, 1) for name, x in (("all", 8.0), ("few", 0.1), ("none", 0.05))
+    }
+    rows = equal.table(9, {"all": 1000, "few": 10, "none": 5}, summary, seconds).rows
+    assert [row[-1] for row in rows] == ["yes", "yes", "no"]
+    assert [row[-2] for row in rows] == [1.0, 80.0, 160.0]
+
+
+def test_all_walks_of_equal_quality_begin_in_the_same_noise_and_end_as_images() -> None:
+    denoiser = Denoiser(UNet(width=16, n_classes=10), schedules.cosine(), predict_eps)
+    everyone = equal.walks(denoiser, 2, 50)
+    assert next(iter(everyone)) == "ancestral, 50"
+    for name in ("ancestral, 50", "DDIM, 5", "DPM-Solver++(2M), 5"):
+        steps, walk = everyone[name]
+        assert steps == int(name.split(", ")[1])
+        assert walk(0).shape == (2, 1, 8, 8)
+        torch.testing.assert_close(walk(0), walk(0))
+        assert not torch.equal(walk(0), walk(1))
