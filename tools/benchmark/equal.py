@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from retro_diffusion import data, losses, samplers, schedules, times, training
 from retro_diffusion.data import Images
-from retro_diffusion.denoiser import Denoiser
+from retro_diffusion.denoiser import Clipped, Denoiser
 from retro_diffusion.networks import UNet
 from retro_diffusion.parameterizations import predict_eps
 from retro_diffusion.schedules import TabulatedSchedule
@@ -23,6 +23,7 @@ from tools.benchmark.speed import Settings
 WITHIN = 1.05  # times the distance of the whole chain: as good
 EVALUATIONS = (5, 8, 10, 12, 15, 20, 30, 50)
 
+Sampler = Callable[..., Iterator[samplers.State]]
 Walk = Callable[[int], Tensor]
 """Draws a batch of samples from a seed."""
 
@@ -59,20 +60,25 @@ def walks(denoiser: Denoiser, n: int, chain: int) -> dict[str, tuple[int, Walk]]
     Returns
     -------
     dict
-        All draw from noise of the same seed.
+        All draw from noise of the same seed. Guesses are clipped to the range of the data, as in
+        notebook 05: where alpha is nearly 0, a small error of eps is a large one of the image.
     """
-    schedule, labels = denoiser.schedule, torch.arange(n) % 10
+    clipped, schedule, labels = Clipped(denoiser), denoiser.schedule, torch.arange(n) % 10
     assert isinstance(schedule, TabulatedSchedule)
 
-    def walk(sampler: Callable[..., Iterator[samplers.State]], steps: int, seed: int) -> Tensor:
+    def walk(sampler: Sampler, steps: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         noise = samplers.starting_noise(schedule, (n, 1, 8, 8), generator=generator)
         own = {"generator": generator} if sampler is samplers.ancestral else {}
         return samplers.last(
-            sampler(denoiser, noise, times.trailing(schedule, steps), labels, **own)
+            sampler(clipped, noise, times.trailing(schedule, steps), labels, **own)
         )
 
-    short = {"DDIM": samplers.ddim, "DPM-Solver++(2M)": samplers.dpm_solver_pp_2m}
+    short: dict[str, Sampler] = {
+        "ancestral": samplers.ancestral,
+        "DDIM": samplers.ddim,
+        "DPM-Solver++(2M)": samplers.dpm_solver_pp_2m,
+    }
     return {
         f"ancestral, {chain}": (chain, functools.partial(walk, samplers.ancestral, chain)),
         **{
