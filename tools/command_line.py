@@ -12,6 +12,11 @@ def from_caller(path: Path) -> Path:
     return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), path)
 
 
+def in_checkout(path: Path) -> Path:
+    """Return a path taken from the top of the checkout, wherever `bazel run` was typed."""
+    return Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), path)
+
+
 def positive(text: str) -> int:
     """Return the whole number >= 1 that an argument says: a `type` for argparse."""
     value = int(text)

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 # What a file needs stands before it.
 CORE = ("random", "schedules", "mixture", "laws", "samplers", "distance", "digits")
-UI = ("dom", "theme", "plot", "controls", "view", "mount")
+UI = ("dom", "theme", "plot", "controls", "motion", "view", "mount")
 
 
 def names() -> list[str]:

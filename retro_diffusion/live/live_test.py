@@ -92,6 +92,9 @@ def test_schedules_and_their_derivatives_are_those_of_the_library(js, name):
         close(
             js(f"ts.map((t) => {function}({name}, t))", ts=flat(t)), getattr(schedule, function)(t)
         )
+    x0, eps = draw(5), draw(5, seed=1)
+    noisy = js(f"addNoise({name}, x0, eps, 0.3)", x0=flat(x0), eps=flat(eps))
+    close(noisy, schedule.add_noise(x0, eps, torch.tensor(0.3, dtype=torch.float64)))
     assert js(f"[{name}.tMin, {name}.tMax]") == [schedule.t_min, schedule.t_max]
 
 
@@ -171,7 +174,7 @@ def test_a_class_and_its_guidance_are_the_oracle_s(js):
     close(log_prob, ours.log_prob(x, tensor(t), torch.zeros(40, dtype=torch.long)))
 
 
-def test_the_two_laws_of_the_library_have_its_parameters(js):
+def test_the_ring_has_the_parameters_of_the_library_s(js):
     from retro_diffusion.data import toy
 
     close(js("LAWS.ring.means"), toy.eight_gaussians_parameters().means)

@@ -27,7 +27,7 @@ from tools.benchmark.growth import growth
 from tools.benchmark.keeping import JSON, PICTURE, Part, as_markdown, collect, keep
 from tools.benchmark.quality import quality
 from tools.benchmark.speed import Settings, efficiency, sampling, training
-from tools.command_line import from_caller, positive
+from tools.command_line import from_caller, in_checkout, positive
 
 PEERS = ("denoising-diffusion-pytorch", "diffusers", "smalldiffusion")
 _PARTS = (
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
-    out = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), options.out)
+    out = in_checkout(options.out)
     mnist = None if options.mnist is None else from_caller(options.mnist)
     settings = Settings(
         threads=options.threads,

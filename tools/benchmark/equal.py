@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from retro_diffusion import data, losses, samplers, schedules, times, training
-from retro_diffusion.data import Images
+from retro_diffusion import samplers, schedules, times
 from retro_diffusion.denoiser import Clipped, Denoiser
-from retro_diffusion.networks import UNet
 from retro_diffusion.parameterizations import predict_eps
 from retro_diffusion.schedules import TabulatedSchedule
+from tools import digits_ddpm
 from tools.benchmark.measuring import Summary, summarise
 from tools.benchmark.quality import Judge
 from tools.benchmark.report import Row, Table
@@ -26,23 +25,6 @@ EVALUATIONS = (5, 8, 10, 12, 15, 20, 30, 50)
 Sampler = Callable[..., Iterator[samplers.State]]
 Walk = Callable[[int], Tensor]
 """Draws a batch of samples from a seed."""
-
-
-def trained(images: Images, n_steps: int) -> Denoiser:
-    """Train DDPM's objective on labelled digits, as notebook 05 does."""
-    torch.manual_seed(0)
-    denoiser = Denoiser(UNet(width=16, n_classes=10), schedules.cosine(), predict_eps)
-    states = training.train(
-        denoiser,
-        data.minibatches(*images, batch_size=128),
-        n_steps=n_steps,
-        loss=losses.simple_loss(),
-        lr=3e-3,
-        lr_schedule=training.warmup_cosine(n_steps // 10, n_steps),
-    )
-    ema = training.finish(states).ema
-    assert isinstance(ema, Denoiser)  # a copy of the denoiser that was trained
-    return ema
 
 
 def walks(denoiser: Denoiser, n: int, chain: int) -> dict[str, tuple[int, Walk]]:
@@ -105,7 +87,10 @@ def equal_quality(settings: Settings, judge: Callable[[], Judge]) -> Iterator[Ta
         When all are measured.
     """
     judged = judge()
-    denoiser = trained(judged.train, 60 if settings.quick else 1000)
+    n_steps = 60 if settings.quick else 1000
+    denoiser = digits_ddpm.trained(
+        judged.train, schedules.cosine(), predict_eps, n_steps=n_steps, n_warmup=n_steps // 10
+    )
     everyone = walks(denoiser, judged.n, 50 if settings.quick else 1000)
     seeds = range(1 if settings.quick else 4)
     scores: dict[str, list[float]] = {name: [] for name in everyone}

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from retro_diffusion import data, losses, samplers, schedules, times, training
+from retro_diffusion import data, samplers, schedules, times
 from retro_diffusion.denoiser import Clipped, Denoiser
-from retro_diffusion.networks import UNet
 from retro_diffusion.parameterizations import predict_eps
-from tools.command_line import positive
+from tools import digits_ddpm
+from tools.command_line import in_checkout, positive
 
 CLEAN = (2, 4, 8)  # one image of each of these classes
 WALKS = (0, 3, 5, 9)  # what the network is asked for
@@ -34,27 +33,13 @@ def main() -> None:
     parser.add_argument("--steps", type=positive, default=1200, help="optimiser steps")
     parser.add_argument("--out", type=Path, default=Path("retro_diffusion/live/digits.json"))
     arguments = parser.parse_args()
-    out = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")) / arguments.out
-    text = json.dumps(_content(_trained(arguments.steps)), separators=(",", ":"))
+    out = in_checkout(arguments.out)
+    denoiser = digits_ddpm.trained(
+        data.digits(), schedules.linear(), predict_eps, n_steps=arguments.steps, n_warmup=50
+    )
+    text = json.dumps(_content(denoiser), separators=(",", ":"))
     out.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {out}, {len(text) / 1e3:.0f} kB")
-
-
-def _trained(n_steps: int) -> Denoiser:
-    """DDPM on the digits: the linear chain of 1,000 steps, eps-prediction, the simple loss."""
-    torch.manual_seed(0)
-    denoiser = Denoiser(UNet(width=16, n_classes=10), schedules.linear(), predict_eps)
-    states = training.train(
-        denoiser,
-        data.minibatches(*data.digits(), batch_size=128),
-        n_steps=n_steps,
-        loss=losses.simple_loss(),
-        lr=3e-3,
-        lr_schedule=training.warmup_cosine(50, n_steps),
-    )
-    ema = training.finish(states).ema
-    assert isinstance(ema, Denoiser)  # a copy of the denoiser that was trained
-    return ema
 
 
 def _content(denoiser: Denoiser) -> dict[str, Any]:

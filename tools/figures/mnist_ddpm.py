@@ -26,7 +26,7 @@ from retro_diffusion.data import Images
 from retro_diffusion.denoiser import Clipped, Denoiser
 from retro_diffusion.networks import UNet
 from retro_diffusion.parameterizations import predict_eps, predict_v
-from tools.command_line import from_caller
+from tools.command_line import from_caller, in_checkout
 
 PREDICTIONS = {"eps": predict_eps, "v": predict_v}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -174,7 +174,7 @@ def main() -> None:
         n_cols=20,
         title=f"MNIST: real (above) and drawn after {trained_cpu / 60:.1f} CPU-minutes of training",
     )
-    out = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")) / options.out
+    out = in_checkout(options.out)
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "mnist_ddpm.png")
     (out / "mnist_ddpm.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,10 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from retro_diffusion import data, losses, plotting, samplers, schedules, times, training
+from retro_diffusion import data, plotting, samplers, schedules, times
 from retro_diffusion.denoiser import Denoiser
-from retro_diffusion.networks import UNet
 from retro_diffusion.parameterizations import predict_v
+from tools import digits_ddpm
+from tools.command_line import in_checkout, positive
 
 N_COLUMNS = 20
 
@@ -25,30 +25,18 @@ N_COLUMNS = 20
 def main() -> None:
     """Train, draw and save."""
     parser = argparse.ArgumentParser(prog="overview", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps (default: 1200)")
+    parser.add_argument(
+        "--steps", type=positive, default=1200, help="optimiser steps (default: 1200)"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/figures/overview.png"))
     arguments = parser.parse_args()
-    out = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")) / arguments.out
-    denoiser = _trained(arguments.steps)
+    out = in_checkout(arguments.out)
+    denoiser = digits_ddpm.trained(
+        data.digits(), schedules.cosine(), predict_v, n_steps=arguments.steps, n_warmup=50
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     _draw(denoiser).savefig(out, dpi=160, bbox_inches="tight", facecolor="white")
     print(f"wrote {out}")
-
-
-def _trained(n_steps: int) -> Denoiser:
-    torch.manual_seed(0)
-    denoiser = Denoiser(UNet(width=16, n_classes=10), schedules.cosine(), predict_v)
-    states = training.train(
-        denoiser,
-        data.minibatches(*data.digits(), batch_size=128),
-        n_steps=n_steps,
-        loss=losses.simple_loss(),
-        lr=3e-3,
-        lr_schedule=training.warmup_cosine(50, n_steps),
-    )
-    ema = training.finish(states).ema
-    assert isinstance(ema, Denoiser)  # a copy of the denoiser that was trained
-    return ema
 
 
 def _draw(denoiser: Denoiser) -> Figure:

@@ -8,6 +8,7 @@ The exit code is 1 if anything is wrong.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import re
 import sys
@@ -127,6 +128,7 @@ def weight(path: Path, page: Page) -> int:
     return sum(_size(file) for file in files if file.exists())
 
 
+@functools.cache
 def _size(file: Path) -> int:
     content = file.read_bytes()
     return len(gzip.compress(content) if file.suffix in TEXT else content)

@@ -7,6 +7,7 @@ post derives of it. The stored notebooks stay as they are.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ def _append(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: 
 # ---- from the notebooks ----------------------------------------------------
 
 
+@functools.cache
 def read(notebooks: Path, name: str) -> Notebook:
     """Return a notebook.
 

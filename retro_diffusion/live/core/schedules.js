@@ -68,6 +68,12 @@ export function rectifiedFlow() {
   };
 }
 
+/** alpha x0 + sigma eps. */
+export function addNoise(schedule, x0, eps, t) {
+  const [alpha, sigma] = [schedule.alpha(t), schedule.sigma(t)];
+  return x0.map((value, i) => alpha * value + sigma * eps[i]);
+}
+
 /** Log signal-to-noise ratio, log(alpha^2 / sigma^2). */
 export function logsnr(schedule, t) {
   return 2 * (Math.log(schedule.alpha(t)) - Math.log(schedule.sigma(t)));

@@ -3,9 +3,10 @@
 import { LAWS, LAW_NAMES } from "../core/laws.js";
 import { Mixture } from "../core/mixture.js";
 import { Random } from "../core/random.js";
-import { cosineVP, geometricVE, linearVP, logsnr, rectifiedFlow } from "../core/schedules.js";
+import { addNoise, cosineVP, geometricVE, linearVP, logsnr, rectifiedFlow } from "../core/schedules.js";
 import { choice, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
+import { sweep } from "../ui/motion.js";
 import { figures } from "../ui/mount.js";
 
 const PATHS = { linear: linearVP(), cosine: cosineVP(), flow: rectifiedFlow(), exploding: geometricVE(0.01, 10) };
@@ -27,8 +28,7 @@ function cloud(view) {
 /** Among how many components a point is open, where the share `u` of the time has gone by. */
 function open(mixture, schedule, x0, eps, u) {
   const t = timeOf(schedule, u);
-  const [alpha, sigma] = [schedule.alpha(t), schedule.sigma(t)];
-  return mixture.openComponents(schedule, x0.map((value, i) => alpha * value + sigma * eps[i]), t);
+  return mixture.openComponents(schedule, addNoise(schedule, x0, eps, t), t);
 }
 
 /** The share of the time after which half of the components have been forgotten. */
@@ -49,7 +49,7 @@ function draw(view) {
   const { mixture, x0, eps, labels } = cloud(view);
   const t = timeOf(schedule, u);
   const [alpha, sigma] = [schedule.alpha(t), schedule.sigma(t)];
-  const x = x0.map((value, i) => alpha * value + sigma * eps[i]);
+  const x = addNoise(schedule, x0, eps, t);
   const reach = 2.9 * Math.max(1, Math.sqrt(alpha * alpha + sigma * sigma));
   drawCloud(view, x0, x, reach, labels);
   drawLevels(view, u);
@@ -120,19 +120,7 @@ figures["forward-process"] = {
     { name: "levels", title: "log-SNR, four paths", x: [0, 1], y: [-14, 14], height: (width) => width, xLabel: "share of the time" },
   ],
   draw,
-  play: {
-    label: "Play",
-    start(view) {
-      if (view.values.u >= 1) view.values.u = 0;
-    },
-    tick(view, seconds) {
-      view.values.u = Math.min(1, view.values.u + seconds / 5);
-      return view.values.u < 1;
-    },
-    jump(view) {
-      view.values.u = 1;
-    },
-  },
+  play: sweep("u", { from: 0, to: 1, seconds: 5 }),
   predict: {
     question: "Two variance-preserving paths dissolve the same data. On which does a point forget its origin first, "
       + "so that half of the components are open?",

@@ -8,6 +8,7 @@ import { ancestral, annealedLangevin, ddim, dpmSolverPP2M, eulerMaruyama, heun }
 import { geometricLevels, linearVP, logsnrTimes, sigmaSchedule, uniformTimes } from "../core/schedules.js";
 import { choice, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
+import { sweep } from "../ui/motion.js";
 import { figures } from "../ui/mount.js";
 
 const VP = linearVP();
@@ -146,19 +147,7 @@ figures["sampler-lab"] = {
     { name: "b", title: "right", x: [-2.9, 2.9], y: [-2.9, 2.9], height: (width) => width },
   ],
   draw,
-  play: {
-    label: "Play",
-    start(view) {
-      if (view.values.progress >= 1) view.values.progress = 0;
-    },
-    tick(view, seconds) {
-      view.values.progress = Math.min(1, view.values.progress + seconds / 3);
-      return view.values.progress < 1;
-    },
-    jump(view) {
-      view.values.progress = 1;
-    },
-  },
+  play: sweep("progress", { from: 0, to: 1, seconds: 3 }),
   predict: {
     question: "Ten evaluations each. How much nearer to the data does the second-order solver come than ancestral sampling?",
     answers: ["about as near", "several times nearer", "more than fifty times nearer"],

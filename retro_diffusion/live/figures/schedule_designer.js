@@ -1,7 +1,8 @@
 // The schedule designer: the same digit under three schedules, one of them the reader's.
 
+import { nearest } from "../core/distance.js";
 import { Random } from "../core/random.js";
-import { cosineVP, linearVP, logsnr } from "../core/schedules.js";
+import { addNoise, cosineVP, linearVP, logsnr } from "../core/schedules.js";
 import { slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { figures } from "../ui/mount.js";
@@ -75,9 +76,8 @@ function drawStrip(view) {
     strip.words(2, top + side / 2 + 4, name, { color: theme.series[row], size: 11.5, bold: true });
     for (let column = 0; column < COLUMNS; column++) {
       const t = Math.max(1e-3, (column / (COLUMNS - 1)) * schedule.tMax);
-      const [alpha, sigma] = [schedule.alpha(t), schedule.sigma(t)];
-      const scale = Math.sqrt(alpha * alpha + sigma * sigma);
-      strip.image(digit.map((value, i) => (alpha * value + sigma * eps[i]) / scale), LEFT + column * side + 1, top, side - 2);
+      const scale = Math.hypot(schedule.alpha(t), schedule.sigma(t));
+      strip.image(addNoise(schedule, digit, eps, t).map((value) => value / scale), LEFT + column * side + 1, top, side - 2);
     }
   });
 }
@@ -103,9 +103,8 @@ figures["schedule-designer"] = {
     reveal(view) {
       const [linear, cosine] = [shareBelow(LINEAR, -5), shareBelow(COSINE, -5)];
       view.draw();
-      const distances = [0.1, 1 / 3, 0.5].map((guess) => Math.abs(guess - linear));
       return {
-        right: distances.indexOf(Math.min(...distances)),
+        right: nearest([0.1, 1 / 3, 0.5], linear),
         sentence: `Measured: ${format(100 * linear, 0)} % of the linear schedule's time, ${format(100 * cosine, 0)} % of the `
           + "cosine's. Steps taken there see almost no signal: that is what the cosine schedule was made for.",
       };

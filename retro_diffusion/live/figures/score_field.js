@@ -1,5 +1,6 @@
 // The score of a mixture at a noise level, and particles that follow it.
 
+import { nearest } from "../core/distance.js";
 import { unequalModes } from "../core/laws.js";
 import { Mixture, exactDenoiser } from "../core/mixture.js";
 import { Random } from "../core/random.js";
@@ -174,9 +175,8 @@ figures["score-field"] = {
       view.particles = x;
       view.set({ level: 0, dynamics: "annealed" });
       const share = heavyShare(x);
-      const distances = [0.5, 2 / 3, 0.8].map((guess) => Math.abs(guess - share));
       return {
-        right: distances.indexOf(Math.min(...distances)),
+        right: nearest([0.5, 2 / 3, 0.8], share),
         sentence: `Measured: ${format(100 * share, 0)} % of ${START} particles with annealing, ${format(100 * heavyShare(before), 0)} % `
           + "without. With much noise the modes are one hill, and the score across it knows their weights.",
       };

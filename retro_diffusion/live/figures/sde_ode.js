@@ -7,6 +7,7 @@ import { eulerMaruyama, heun } from "../core/samplers.js";
 import { linearVP, uniformTimes } from "../core/schedules.js";
 import { slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
+import { sweep } from "../ui/motion.js";
 import { figures } from "../ui/mount.js";
 
 const MIXTURE = new Mixture(threeOnALine());
@@ -134,19 +135,7 @@ figures["sde-ode"] = {
     { name: "sde-bars", title: "SDE: particles and law at t", x: [-REACH, REACH], y: [0, 1.25], height: low, width: 1.3, xLabel: "x" },
   ],
   draw,
-  play: {
-    label: "Play",
-    start(view) {
-      if (view.values.t <= 0) view.values.t = 1;
-    },
-    tick(view, seconds) {
-      view.values.t = Math.max(0, view.values.t - seconds / 4);
-      return view.values.t > 0;
-    },
-    jump(view) {
-      view.values.t = 0;
-    },
-  },
+  play: sweep("t", { from: 1, to: 0, seconds: 4 }),
   predict: {
     question: "Both arrive at the same law. Rank the particles by their noise and by where they arrive: how well do the ranks agree?",
     answers: ["well for both", "ODE: perfectly, SDE: hardly", "hardly for both"],

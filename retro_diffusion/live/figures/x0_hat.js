@@ -1,5 +1,6 @@
 // What DDPM thinks of the end, all along the way; computed beforehand by the library.
 
+import { nearest } from "../core/distance.js";
 import { choice, slider } from "../ui/controls.js";
 import { format } from "../ui/dom.js";
 import { figures } from "../ui/mount.js";
@@ -91,9 +92,8 @@ figures["x0-hat"] = {
       const shares = digits.walks.map((walk) => 1 - digits.times[decidedAt(walk)] / digits.times[0]);
       const mean = shares.reduce((a, b) => a + b) / shares.length;
       view.set({ column: decidedAt(digits.walks[Number(view.values.walk)]) });
-      const distances = [0.25, 0.5, 0.75].map((guess) => Math.abs(guess - mean));
       return {
-        right: distances.indexOf(Math.min(...distances)),
+        right: nearest([0.25, 0.5, 0.75], mean),
         sentence: `Measured over ${digits.walks.length} walks: ${shares.map((share) => `${format(100 * share, 0)} %`).join(", ")} `
           + "of the chain's steps. What is large is settled long before xₜ shows it; the last steps only sharpen.",
       };

@@ -7,7 +7,7 @@ import { onThemeChange, prefersStillness, themeOf } from "./theme.js";
 /**
  * A figure is described by
  *   title, summary        words for the heading and for those who do not see it,
- *   controls(options)     of ui/controls.js,
+ *   controls()            of ui/controls.js,
  *   plots                 specs of ui/plot.js,
  *   draw(view)            draws on view.plots, returns { name: { label, value, digits } },
  *   play                  optional { label, start(view), tick(view, seconds), jump(view) },
@@ -25,6 +25,7 @@ export class View {
     this._check(options);
     Object.assign(this.values, options);
     this._build();
+    this.theme = themeOf(root);
     this.set({});
     this._watch();
   }
@@ -58,7 +59,6 @@ export class View {
   }
 
   draw() {
-    this.theme = themeOf(this.root);
     this.shown = this.spec.draw(this);
     const entries = Object.entries(this.shown).map(([name, { label, value, digits }]) =>
       element("span", { "data-number": name }, `${label} `, element("b", {}, format(value, digits))));
@@ -71,12 +71,15 @@ export class View {
 
   /** Begin or stop the motion; with less motion asked for, go to its end at once. */
   toggle() {
-    if (this.frame) return this.stop();
+    if (this.frame) {
+      this.stop();
+      return;
+    }
     this.spec.play.start?.(this);
     if (prefersStillness()) {
       this.spec.play.jump(this);
       this.set({});
-      return undefined;
+      return;
     }
     this.button.textContent = "Pause";
     let before = null;
@@ -89,7 +92,6 @@ export class View {
       else this.stop();
     };
     this.frame = requestAnimationFrame(step);
-    return undefined;
   }
 
   stop() {
@@ -212,13 +214,17 @@ export class View {
 
   _watch() {
     let width = this.root.clientWidth;
+    const redraw = () => {
+      this.theme = themeOf(this.root);
+      this._soon();
+    };
     const sizes = new ResizeObserver(() => {
       if (this.root.clientWidth === width) return;
       width = this.root.clientWidth;
-      this._soon();
+      redraw();
     });
     sizes.observe(this.root);
-    const forget = onThemeChange(() => this._soon());
+    const forget = onThemeChange(redraw);
     this.unwatch = () => {
       sizes.disconnect();
       forget();
