@@ -7,6 +7,7 @@ of the checkout. README.md beside this file says what exactly is timed. Ctrl-C k
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
 import json
 import os
@@ -21,19 +22,15 @@ from typing import Any
 
 import torch
 
-from tools.benchmark import lineup
+from tools.benchmark import lineup, report
 from tools.benchmark.equal import equal_quality
 from tools.benchmark.growth import growth
-from tools.benchmark.keeping import JSON, PICTURE, Part, as_markdown, collect, keep
+from tools.benchmark.keeping import JSON, PICTURE, Part, collect, keep, with_machine
 from tools.benchmark.quality import quality
 from tools.benchmark.speed import Settings, efficiency, sampling, training
 from tools.command_line import from_caller, in_checkout, positive
 
 PEERS = ("denoising-diffusion-pytorch", "diffusers", "smalldiffusion")
-_PARTS = (
-    "a, training; b, sampling; c, share of the machine's peak and where the time goes; "
-    "d, time to quality; e, growth of costs; f, equal quality in fewer evaluations"
-)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -99,18 +96,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.exit(2, f"benchmark: error: {error}\n")
     torch.set_num_threads(options.threads)
     about = {
+        "date": datetime.date.today().isoformat(),
         "machine": machine(options.threads),
         "settings": {**vars(settings), "clock": options.clock},
     }
     print(json.dumps(about["machine"], indent=1))
     tables, done = collect(options.parts, available, settings)
     if tables:
-        keep(out, tables, about)
+        results = with_machine(tables, about)
+        keep(out, results)
         print(f"\nwrote {out / JSON} and {out / PICTURE}")
-    if options.markdown and tables:
-        path = from_caller(options.markdown)
-        path.write_text(as_markdown(tables, about))
-        print(f"wrote {path}")
+        if options.markdown:
+            path = from_caller(options.markdown)
+            path.write_text(report.page(results))
+            print(f"wrote {path}")
     return 0 if done else 130
 
 
@@ -122,8 +121,9 @@ def _letters(text: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    parts = "; ".join(f"{letter}, {words.lower()}" for letter, words in report.PARTS.items())
     parser = argparse.ArgumentParser(
-        prog="benchmark", description=(__doc__ or "").split("\n\n")[1], epilog=f"Parts: {_PARTS}."
+        prog="benchmark", description=(__doc__ or "").split("\n\n")[1], epilog=f"Parts: {parts}."
     )
     add = parser.add_argument
     add("--parts", type=_letters, default="abcdef", help="which to run, such as a,b (default: all)")

@@ -140,6 +140,15 @@ def test_ratio_table() -> None:
     assert by_work.median == pytest.approx(2 / 3)
 
 
+def test_overview_compares_like_with_like() -> None:
+    columns = ("times as fast", "peer", f"peer{report.BF16}", "other")
+    speeds = {"ours over": (2.0, 0.1, 3.0), f"ours{report.BF16} over": (4.0, 5.0, 6.0)}
+    rows = tuple((k, *(Summary(x, x, x, 1) for x in v)) for k, v in speeds.items())
+    table = Table("Training, ratios: 8 x 8", columns, rows)
+    kept = keeping.with_machine({"a": {table.title: table, "Training: 8 x 8": TABLE}}, {})
+    assert report.overview(kept).splitlines()[2:] == ["| Training: 8 x 8 | 2 / 5 | 3 / – |"]
+
+
 def test_interrupt_keeps_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     def stops(settings: Settings) -> Iterator[Table]:
         yield TABLE
@@ -154,15 +163,19 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path, capsys: pytest.Captur
     assert not done
     assert tables == {"a": {"Speed": TABLE}, "b": {"Speed": TABLE}}
     assert capsys.readouterr().out.count("1,000") == 2
-    keeping.keep(tmp_path, {"c": {"Other": TABLE}}, {"machine": {"cores": 1}})
-    keeping.keep(tmp_path, tables, {"machine": {"cores": 2}})
+    about = {"date": "2026-01-01", "machine": {"cores": 1}}
+    keeping.keep(tmp_path, keeping.with_machine({"c": {"Other": TABLE}}, about))
+    about["machine"] = {"cores": 2}
+    keeping.keep(tmp_path, keeping.with_machine(tables, about))
     kept = json.loads((tmp_path / keeping.JSON).read_text())
     assert {letter: part["machine"]["cores"] for letter, part in kept.items()} == {
         "a": 2,
         "b": 2,
         "c": 1,
     }
-    assert "cores 2" in keeping.as_markdown(tables, {"machine": {"cores": 2}})
+    page = report.page(kept)
+    assert page.index("2026-01-01: cores 2") < page.index("## Sampling") < page.index("cores 1")
+    assert page.count("| a | 2 [1.5, 1,234] | 1,000 |") == 3
 
 
 def test_flops_of_a_convolution() -> None:
@@ -234,14 +247,20 @@ def test_samples_that_are_no_numbers_are_infinitely_bad() -> None:
 
 def test_equal_quality_compares_with_the_first_and_keeps_what_is_worse() -> None:
     summary = {
-        name: Summary(x, x, x, 1) for name, x in (("all", 1.0), ("few", 1.04), ("none", 1.06))
+        name: Summary(x, x, x, 1)
+        for name, x in (("all, 1000", 1.0), ("few, 10", 1.04), ("few, 5", 1.06))
     }
     seconds = {
-        name: Summary(x, x, x, 1) for name, x in (("all", 8.0), ("few", 0.1), ("none", 0.05))
+        name: Summary(x, x, x, 1)
+        for name, x in (("all, 1000", 8.0), ("few, 10", 0.1), ("few, 5", 0.05))
     }
-    rows = equal.table(9, {"all": 1000, "few": 10, "none": 5}, summary, seconds).rows
+    table = equal.table(9, {"all, 1000": 1000, "few, 10": 10, "few, 5": 5}, summary, seconds)
+    rows = table.rows
     assert [row[-1] for row in rows] == ["yes", "yes", "no"]
     assert [row[-2] for row in rows] == [1.0, 80.0, 160.0]
+    drawn = figure.picture([table])
+    assert drawn is not None
+    assert [list(line.get_xdata()) for line in drawn.axes[0].lines] == [[10, 5]]
 
 
 def test_all_walks_of_equal_quality_begin_in_the_same_noise_and_end_as_images() -> None:

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from retro_diffusion import plotting
 from tools.benchmark.measuring import Summary
-from tools.benchmark.report import Cell, Table
+from tools.benchmark.report import CURVES, Cell, Table
 
 
 def picture(tables: Sequence[Table]) -> Figure | None:
-    """Draw speeds as bars, time to quality as curves and growth on logarithmic axes.
+    """Draw speeds as bars, quality as curves and growth on logarithmic axes.
 
     Parameters
     ----------
@@ -50,8 +50,9 @@ def _drawing(table: Table) -> Callable[[Axes, Table], None] | None:
     kinds = {
         "Training: ": _bars,
         "DDIM-20: ": _bars,
-        "Quality over time: ": _curves,
+        CURVES: _curves,
         "Growth: ": _growth,
+        "Equal quality: ": _equal,
     }
     return next((draw for start, draw in kinds.items() if table.title.startswith(start)), None)
 
@@ -90,7 +91,7 @@ def _curves(axis: Axes, table: Table) -> None:
             axis.plot(cost, score, "o-", color=colour, markersize=2.5, linewidth=1, label=label)
     axis.axhline(1.5, color=plotting.INK, linewidth=0.7, linestyle="--")
     axis.set(xscale="log", yscale="log", xlabel="CPU-seconds", ylabel="Fréchet, in floors")
-    axis.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.legend(fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.2))
 
 
 def _growth(axis: Axes, table: Table) -> None:
@@ -100,3 +101,21 @@ def _growth(axis: Axes, table: Table) -> None:
     axis.set(xscale="log", yscale="log", xlabel=table.columns[0], ylabel="seconds per call")
     axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
     axis.set_xticks([], minor=True)
+
+
+def _equal(axis: Axes, table: Table) -> None:
+    """Quality against evaluations; the first row is a band, all others are curves by sampler."""
+    first, *others = table.rows
+    reference = first[2]
+    assert isinstance(reference, Summary)
+    label = f"{first[0]}, quartiles"
+    axis.axhspan(reference.low, reference.high, color=plotting.FAINT, alpha=0.4, label=label)
+    samplers = dict.fromkeys(str(row[0]).rpartition(", ")[0] for row in others)
+    for colour, sampler in zip(plotting.PALETTE, samplers, strict=False):
+        rows = [row for row in others if str(row[0]).rpartition(", ")[0] == sampler]
+        steps = [int(str(row[1])) for row in rows]
+        axis.plot(steps, _medians([row[2] for row in rows]), "o-", color=colour, label=sampler)
+    axis.set(xscale="log", xlabel="evaluations", ylabel="Fréchet, in floors")
+    axis.set_xticks(steps, [str(n) for n in steps])
+    axis.set_xticks([], minor=True)
+    axis.legend(fontsize=6)

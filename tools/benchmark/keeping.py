@@ -57,24 +57,44 @@ def _print(tables: Mapping[str, Table]) -> None:
         print(f"\n{report.text(table)}", flush=True)
 
 
-def keep(folder: Path, tables: Tables, about: dict[str, Any]) -> None:
-    """Write the results; parts that were not measured this time stay as they are in the file.
+def with_machine(tables: Tables, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results as the file holds them.
+
+    Parameters
+    ----------
+    tables
+        By part and title.
+    about
+        Date, machine and settings; kept with each part, since parts may come from different runs.
+
+    Returns
+    -------
+    dict
+        By the part's letter.
+    """
+    return {
+        letter: {
+            **about,
+            "tables": {title: report.as_json(table) for title, table in of_part.items()},
+        }
+        for letter, of_part in tables.items()
+    }
+
+
+def keep(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write results; parts that were not measured this time stay as they are in the file.
 
     Parameters
     ----------
     folder
         Where to write; it exists.
-    tables
-        By part and title.
-    about
-        Machine and settings; kept with each part, since parts may come from different runs.
+    results
+        From `with_machine`.
     """
     path = folder / JSON
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for letter, of_part in tables.items():
-        content = {title: report.as_json(table) for title, table in of_part.items()}
-        kept[letter] = {**about, "tables": content}
-    path.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+    kept = dict(sorted({**kept, **results}.items()))
+    path.write_text(json.dumps(kept, indent=1) + "\n")
     all_tables = [
         report.from_json(title, content)
         for part in kept.values()
@@ -83,11 +103,3 @@ def keep(folder: Path, tables: Tables, about: dict[str, Any]) -> None:
     drawn = figure.picture(all_tables)
     if drawn is not None:
         drawn.savefig(folder / PICTURE)
-
-
-def as_markdown(tables: Tables, about: dict[str, Any]) -> str:
-    """Write the tables of this run in Markdown, after what they were measured on."""
-    facts = ", ".join(f"{key} {value}" for key, value in about["machine"].items())
-    blocks = [report.markdown(table) for part in tables.values() for table in part.values()]
-    said = "Medians with quartiles in brackets."
-    return "\n\n".join([f"## Benchmark\n\nMeasured on: {facts}. {said}", *blocks]) + "\n"

@@ -16,7 +16,7 @@ from retro_diffusion import data, evaluation
 from retro_diffusion.data import Images
 from tools.benchmark.contenders import Contender, parameters
 from tools.benchmark.measuring import Summary, rotated, summarise
-from tools.benchmark.report import Row, Table
+from tools.benchmark.report import CURVES, Row, Table
 from tools.benchmark.speed import Settings
 
 TARGET = 1.5  # times the floor
@@ -280,4 +280,4 @@ def curves(name: str, runs: Mapping[str, list[Runner]]) -> Table:
         for seed, runner in enumerate(trainings)
         for cost, score in runner.curve
     )
-    return Table(f"Quality over time: {name}", ("contender", "seed", "CPU-seconds", "floors"), rows)
+    return Table(f"{CURVES}{name}", ("contender", "seed", "CPU-seconds", "floors"), rows)

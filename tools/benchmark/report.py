@@ -8,6 +8,20 @@ from typing import Any
 
 from tools.benchmark.measuring import Samples, Summary, ratios
 
+PARTS = {
+    "a": "Training",
+    "b": "Sampling",
+    "c": "Share of the machine's peak, and where the time goes",
+    "d": "Time to quality",
+    "e": "Growth of costs",
+    "f": "Equal quality in fewer evaluations",
+}
+BF16 = ", bfloat16"
+"""How a contender's name ends that computes in bfloat16."""
+
+CURVES = "Quality over time: "
+"""How the title of a table begins that is there for the figure alone."""
+
 Cell = str | int | float | Summary | None
 Row = tuple[Cell, ...]
 
@@ -64,11 +78,14 @@ def text(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """Write a table in Markdown, under a heading."""
+    return "\n\n".join([f"### {table.title}", _grid(table), *([table.note] if table.note else [])])
+
+
+def _grid(table: Table) -> str:
     rows = ["| " + " | ".join(map(show, row)) + " |" for row in table.rows]
     head = "| " + " | ".join(table.columns) + " |"
     rule = "| --- |" + " ---: |" * (len(table.columns) - 1)
-    note = ["", table.note] if table.note else []
-    return "\n".join([f"### {table.title}", "", head, rule, *rows, *note])
+    return "\n".join([head, rule, *rows])
 
 
 def as_json(table: Table) -> dict[str, Any]:
@@ -87,6 +104,68 @@ def from_json(title: str, content: Mapping[str, Any]) -> Table:
         for row in content["rows"]
     )
     return Table(title, tuple(content["columns"]), rows, content["note"])
+
+
+def page(kept: Mapping[str, Any]) -> str:
+    """Write all measurements in Markdown.
+
+    Parameters
+    ----------
+    kept
+        What the file of results holds: by the part's letter "date", "machine", "settings" and "tables".
+
+    Returns
+    -------
+    str
+        A section for each part, which says when and on what it was measured.
+    """
+    lines = [
+        "# All measurements of speed",
+        "Medians of several rounds, with quartiles in brackets.",
+    ]
+    for letter, part in kept.items():
+        facts = ", ".join(f"{key} {value}" for key, value in part["machine"].items())
+        lines += [f"## {PARTS[letter]}", f"*{part['date']}: {facts}.*"]
+        lines += [
+            markdown(from_json(title, content))
+            for title, content in part["tables"].items()
+            if not title.startswith(CURVES)
+        ]
+    return "\n\n".join(lines) + "\n"
+
+
+def overview(kept: Mapping[str, Any]) -> str:
+    """Write in one Markdown table how many times as fast this library is, type for type.
+
+    Parameters
+    ----------
+    kept
+        As for `page`; of it the tables of ratios.
+
+    Returns
+    -------
+    str
+        A row for each case, a column for each of the others; medians in float32 and in bfloat16.
+    """
+    rows: list[Row] = []
+    others: list[str] = []
+    for letter in sorted({"a", "b"} & kept.keys()):
+        for title, content in kept[letter]["tables"].items():
+            if ", ratios: " in title:
+                table = from_json(title, content)
+                others = [name for name in table.columns[1:] if not name.endswith(BF16)]
+                found = [
+                    f"{_ratio(table, other)} / {_ratio(table, other, BF16)}" for other in others
+                ]
+                rows.append((title.replace(", ratios", ""), *found))
+    return _grid(Table("", ("times as fast, float32 / bfloat16", *others), tuple(rows))) + "\n"
+
+
+def _ratio(table: Table, other: str, ending: str = "") -> str:
+    """Return our median over another contender's, both with this ending of their names."""
+    row = next(row for row in table.rows if row[0] == f"ours{ending} over")
+    cell = dict(zip(table.columns, row, strict=True)).get(other + ending)
+    return _number(cell.median) if isinstance(cell, Summary) else "–"
 
 
 def ratio_table(

@@ -21,6 +21,7 @@ from pathlib import Path
 from sphinx.cmd.build import build_main
 
 from retro_diffusion import claims
+from tools.benchmark import report
 from tools.site import backlinks, papers, registry
 from tools.site.registry import Equation
 
@@ -169,6 +170,10 @@ def prepare(root: Path, out: Path) -> None:
     _write(generated / "score.md", f"{score.total} claims: {score}.\n")
     _write(generated / "timeline.md", papers.timeline(reviewed))
     _write(generated / "papers.md", papers.table(reviewed))
+    shutil.copytree(root / "docs" / "benchmark", out / "benchmark")
+    measured = json.loads((out / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
+    _write(out / "measurements.md", report.page(measured))
+    _write(generated / "speed.md", report.overview(measured))
     registered = {e.label: {k: v for k, v in asdict(e).items() if v} for e in equations}
     _write(generated / "equations.json", json.dumps(registered))
 
