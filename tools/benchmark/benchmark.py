@@ -115,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _letters(text: str) -> list[str]:
     letters = text.replace(",", "")
-    if not letters or set(letters) - set("abcdef"):
-        raise argparse.ArgumentTypeError(f'must be some of a,b,c,d,e,f, not "{text}"')
+    if not letters or set(letters) - report.PARTS.keys():
+        raise argparse.ArgumentTypeError(f'must be some of {",".join(report.PARTS)}, not "{text}"')
     return sorted(set(letters))
 
 
@@ -126,7 +126,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="benchmark", description=(__doc__ or "").split("\n\n")[1], epilog=f"Parts: {parts}."
     )
     add = parser.add_argument
-    add("--parts", type=_letters, default="abcdef", help="which to run, such as a,b (default: all)")
+    add(
+        "--parts",
+        type=_letters,
+        default="".join(report.PARTS),
+        help="which to run, such as a,b (default: all)",
+    )
     add("--quick", action="store_true", help="small and short, to see that everything works")
     threads = torch.get_num_threads()
     add("--threads", type=positive, default=threads, help="of PyTorch's operators (%(default)s)")

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from retro_diffusion import data, losses, samplers, schedules, times, training
+from retro_diffusion import data, devices, losses, samplers, schedules, times, training
 from retro_diffusion.data import Images
 from retro_diffusion.denoiser import Clipped, Denoiser
 from retro_diffusion.networks import UNet
 from retro_diffusion.parameterizations import predict_v
+
+CPU = torch.device("cpu")
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
@@ -86,7 +88,7 @@ class Ours:
 
     def call(self, x: Tensor, u: Tensor) -> Tensor:
         """Run the bare network; shapes as in `Contender`."""
-        with self._autocast():
+        with devices.autocast(CPU, self.dtype):
             output: Tensor = self.network(x, u)
             return output
 
@@ -121,12 +123,9 @@ class Ours:
         start = samplers.starting_noise(self.schedule, (n, *self.shape), generator=generator)
         grid = times.trailing(self.schedule, n_steps)
         self.average.eval()
-        with self._autocast():
+        with devices.autocast(CPU, self.dtype):
             x = samplers.last(samplers.ddim(Clipped(self.average), start, grid, cond))
         return x.clamp(-1, 1)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
 def parameters(network: nn.Module) -> int:

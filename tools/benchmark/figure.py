@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from retro_diffusion import plotting
 from tools.benchmark.measuring import Summary
-from tools.benchmark.report import CURVES, Cell, Table
+from tools.benchmark.report import CURVES, Cell, Row, Table
 
 
 def picture(tables: Sequence[Table]) -> Figure | None:
@@ -110,9 +110,10 @@ def _equal(axis: Axes, table: Table) -> None:
     assert isinstance(reference, Summary)
     label = f"{first[0]}, quartiles"
     axis.axhspan(reference.low, reference.high, color=plotting.FAINT, alpha=0.4, label=label)
-    samplers = dict.fromkeys(str(row[0]).rpartition(", ")[0] for row in others)
-    for colour, sampler in zip(plotting.PALETTE, samplers, strict=False):
-        rows = [row for row in others if str(row[0]).rpartition(", ")[0] == sampler]
+    curves: dict[str, list[Row]] = {}
+    for row in others:
+        curves.setdefault(str(row[0]).rpartition(", ")[0], []).append(row)
+    for colour, (sampler, rows) in zip(plotting.PALETTE, curves.items(), strict=False):
         steps = [int(str(row[1])) for row in rows]
         axis.plot(steps, _medians([row[2] for row in rows]), "o-", color=colour, label=sampler)
     axis.set(xscale="log", xlabel="evaluations", ylabel="Fréchet, in floors")

@@ -20,10 +20,10 @@ from tools.benchmark.peers import (
     small_unet,
 )
 from tools.benchmark.quality import Judge, Recipe
+from tools.benchmark.report import BF16, OURS
 from tools.benchmark.speed import Family
 
 DDP, DIFFUSERS, SMALL = "denoising-diffusion-pytorch", "diffusers", "smalldiffusion"
-BF16 = torch.bfloat16
 
 
 def matched(shape: Shape) -> dict[str, Family]:
@@ -59,24 +59,24 @@ def matched(shape: Shape) -> dict[str, Family]:
         resolutions = (height // 2,) if attend else ()
         return {
             DDP: DenoisingDiffusionPytorch(ddp(True), shape),
-            f"{DDP}, bfloat16": DenoisingDiffusionPytorch(ddp(False), shape, dtype=BF16),
+            DDP + BF16: DenoisingDiffusionPytorch(ddp(False), shape, dtype=torch.bfloat16),
             DIFFUSERS: Diffusers(unet2d(), shape),
-            f"{DIFFUSERS}, bfloat16": Diffusers(unet2d(), shape, dtype=BF16),
+            DIFFUSERS + BF16: Diffusers(unet2d(), shape, dtype=torch.bfloat16),
             SMALL: SmallDiffusion(small_unet(shape, 32, (1, 2), attention=resolutions), shape),
         }
 
     attending = (False, True)
     return {
         "attention in the second level": {
-            "ours": Ours(unet(attention=attending), shape),
-            "ours, bfloat16": Ours(unet(attention=attending), shape, dtype=BF16),
+            OURS: Ours(unet(attention=attending), shape),
+            OURS + BF16: Ours(unet(attention=attending), shape, dtype=torch.bfloat16),
             **others(True),
         },
         "no attention in the blocks": {
-            "ours": Ours(unet(), shape),
-            "ours, bfloat16": Ours(unet(), shape, dtype=BF16),
-            "ours, patch 2": Ours(unet(patch=2), shape),
-            "ours, patch 2, bfloat16": Ours(unet(patch=2), shape, dtype=BF16),
+            OURS: Ours(unet(), shape),
+            OURS + BF16: Ours(unet(), shape, dtype=torch.bfloat16),
+            f"{OURS}, patch 2": Ours(unet(patch=2), shape),
+            f"{OURS}, patch 2{BF16}": Ours(unet(patch=2), shape, dtype=torch.bfloat16),
             **others(False),
         },
     }
@@ -121,8 +121,8 @@ def recipes(name: str, seed: int) -> dict[str, Recipe]:
     like_ours = diffusers_unet(shape, (width, 2 * width), attention=(False, False), blocks=1)
     small = small_unet(shape, 64, (1, 1, 2), attention=(shape[1] // 2,))
     return {
-        "ours": ours(10),
-        "ours, without labels": ours(0),
+        OURS: ours(10),
+        f"{OURS}, without labels": ours(0),
         DDP: Recipe(DenoisingDiffusionPytorch(ddp, shape), 64),
         f"{DDP}, our recipe": Recipe(DenoisingDiffusionPytorch(ddp_like_ours, shape, lr=3e-3), 128),
         DIFFUSERS: Recipe(Diffusers(unet, shape), 16),

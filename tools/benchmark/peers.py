@@ -20,14 +20,11 @@ from smalldiffusion.diffusion import generate_train_sample
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retro_diffusion import devices
 from retro_diffusion.data import Images
-from tools.benchmark.contenders import Shape
+from tools.benchmark.contenders import CPU, Shape
 
 ddp.tqdm = lambda steps, **_: steps  # its samplers have no option that turns the bar off
-
-
-def _autocast(dtype: torch.dtype) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def _batch(x: Tensor, batch_size: int) -> Tensor:
@@ -63,7 +60,7 @@ class DenoisingDiffusionPytorch:
 
     def call(self, x: Tensor, u: Tensor) -> Tensor:
         """Run the bare network; shapes as in `Contender`."""
-        with _autocast(self.dtype):
+        with devices.autocast(CPU, self.dtype):
             output: Tensor = self.network(x, (1000 * u).long())
             return output
 
@@ -76,7 +73,7 @@ class DenoisingDiffusionPytorch:
 
         def step() -> None:
             self.diffusion.train()
-            with _autocast(self.dtype):
+            with devices.autocast(CPU, self.dtype):
                 loss = self.diffusion(_batch(unit, batch_size))
             loss.item()
             loss.backward()
@@ -91,7 +88,7 @@ class DenoisingDiffusionPytorch:
         """Draw with its DDIM."""
         diffusion = self.average.eval()
         diffusion.sampling_timesteps, diffusion.is_ddim_sampling = n_steps, True
-        with _autocast(self.dtype):
+        with devices.autocast(CPU, self.dtype):
             images: Tensor = diffusion.sample(batch_size=n)
         return images.clone() * 2 - 1
 
@@ -129,7 +126,7 @@ class Diffusers:
 
     def call(self, x: Tensor, u: Tensor) -> Tensor:
         """Run the bare network; shapes as in `Contender`."""
-        with _autocast(self.dtype):
+        with devices.autocast(CPU, self.dtype):
             output: Tensor = self.network(x, (1000 * u).long(), return_dict=False)[0]
             return output
 
@@ -144,7 +141,7 @@ class Diffusers:
             noise = torch.randn(clean.shape)
             t = torch.randint(0, 1000, (batch_size,))
             noisy = self.scheduler.add_noise(clean, noise, t)
-            with _autocast(self.dtype):
+            with devices.autocast(CPU, self.dtype):
                 prediction = self.network(noisy, t, return_dict=False)[0]
                 loss = functional.mse_loss(prediction, noise)
             loss.backward()
@@ -164,7 +161,7 @@ class Diffusers:
         scheduler.set_timesteps(n_steps)
         x = torch.randn(n, *self.shape)
         for t in scheduler.timesteps:
-            with _autocast(self.dtype):
+            with devices.autocast(CPU, self.dtype):
                 output = self.network(x, t).sample
             x = scheduler.step(output.float(), t, x).prev_sample
         return x.clamp(-1, 1)

@@ -16,6 +16,9 @@ PARTS = {
     "e": "Growth of costs",
     "f": "Equal quality in fewer evaluations",
 }
+OURS = "ours"
+"""How the names of this library's contenders begin."""
+
 BF16 = ", bfloat16"
 """How a contender's name ends that computes in bfloat16."""
 
@@ -163,7 +166,7 @@ def overview(kept: Mapping[str, Any]) -> str:
 
 def _ratio(table: Table, other: str, ending: str = "") -> str:
     """Return our median over another contender's, both with this ending of their names."""
-    row = next(row for row in table.rows if row[0] == f"ours{ending} over")
+    row = next(row for row in table.rows if row[0] == f"{OURS}{ending} over")
     cell = dict(zip(table.columns, row, strict=True)).get(other + ending)
     return _number(cell.median) if isinstance(cell, Summary) else "–"
 

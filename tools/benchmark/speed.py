@@ -15,15 +15,14 @@ from torch.profiler import ProfilerActivity, profile
 from retro_diffusion.data import Images
 from tools.benchmark.contenders import Contender, Shape, flops, parameters
 from tools.benchmark.measuring import Clock, Samples, Work, interleaved, rates, ratios
-from tools.benchmark.report import Row, Table, ratio_table
+from tools.benchmark.report import OURS, Row, Table, ratio_table
 
 Family = dict[str, Contender]
-"""Contenders with networks of one configuration, by name; those of this library begin with OURS."""
+"""Contenders with networks of one configuration, by name; those of this library begin with `report.OURS`."""
 
 Families = Callable[[Shape], Mapping[str, Family]]
 """Builds all families for a shape of images, by the words that describe the configuration."""
 
-OURS = "ours"
 N_STEPS = 20  # of DDIM
 
 GROUPS = {
